@@ -1,0 +1,57 @@
+"""npresnet: ResNetV2 without a framework. NumPy to read and step through, the same weights and the same numbers as timm.
+
+    import npresnet
+    from PIL import Image
+
+    model = npresnet.create_model("demo")                                      # or "resnetv2_50.a1h_in1k", pretrained=True
+    transform = npresnet.data.create_transform(**npresnet.data.resolve_model_data_config(model))
+    logits = model(transform(Image.open("photo.jpg").convert("RGB"))[None])    # (1, classes) float32
+
+Everything is imported when it is first used, so `import npresnet` costs next to nothing.
+"""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import data, ops
+    from .comparison import Comparison, LayerDifference, compare
+    from .data import load_image
+    from .errors import DownloadError, ImageError, MissingDependencyError, NpresnetError, WeightsError
+    from .labels import Label, imagenet_labels, model_labels
+    from .model import ResNetV2, create_model
+    from .ops import softmax, topk
+    from .summary import Summary
+    from .variants import list_models
+    from .weights import read_weights, write_weights
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "comparison": ("compare", "Comparison", "LayerDifference"),
+    "data": ("load_image",),
+    "errors": ("DownloadError", "ImageError", "MissingDependencyError", "NpresnetError", "WeightsError"),
+    "labels": ("Label", "imagenet_labels", "model_labels"),
+    "model": ("ResNetV2", "create_model"),
+    "ops": ("softmax", "topk"),
+    "summary": ("Summary",),
+    "variants": ("list_models",),
+    "weights": ("read_weights", "write_weights"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+__all__ = [*_MODULE_OF, "data", "ops"]
+
+
+def __getattr__(name: str):
+    if name in ("data", "ops"):
+        return import_module(f".{name}", __name__)
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value                                       # looked up once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

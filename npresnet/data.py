@@ -1,0 +1,206 @@
+"""Pictures in: reading any picture file as a person would see it, and timm's evaluation transform, bit for bit.
+
+`load_image` turns a file into an upright RGB picture. `create_transform` turns a picture into the network's input exactly as timm
+does: resize the short edge, cut out the centre, scale to [0, 1], normalise. The two are kept apart because timm leaves the first to
+its caller.
+
+Source: timm `data/config.py`, `data/transforms_factory.py`, `data/transforms.py` (1.0.31); torchvision `transforms/functional.py`.
+"""
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import ImageError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
+CROP_MODES = ("center", "squash", "border")
+
+
+def resolve_model_data_config(model, args: Mapping | None = None, pretrained_cfg: Mapping | None = None,
+                              use_test_size: bool = False) -> dict:
+    """How `model` wants its pictures: the keyword arguments of `create_transform`. As timm's function of that name.
+
+    use_test_size: the larger size that the weights were evaluated at, where there is one (288 for resnetv2_50.a1h_in1k).
+    args: values to use instead (input_size, img_size, in_chans, interpolation, mean, std, crop_pct, crop_mode); pretrained_cfg: a
+    configuration to use instead of the model's.
+    """
+    return resolve_data_config(args, pretrained_cfg or model.pretrained_cfg, use_test_size=use_test_size)
+
+
+def resolve_data_config(args: Mapping | None = None, pretrained_cfg: Mapping | None = None, model=None,
+                        use_test_size: bool = False) -> dict:
+    """As `resolve_model_data_config`, from a configuration. Raises ValueError if a value doesn't fit."""
+    args = {key: value for key, value in (args or {}).items() if value is not None}
+    cfg = dict(pretrained_cfg or (model.pretrained_cfg if model is not None else {}))
+    if use_test_size:
+        cfg |= {key.removeprefix("test_"): cfg[key] for key in ("test_input_size", "test_crop_pct") if cfg.get(key)}
+    channels = args.get("in_chans", args.get("chans", 3))
+    size = args.get("input_size") or (args.get("img_size") and (channels, args["img_size"], args["img_size"]))
+    size = tuple(size or cfg.get("input_size") or (channels, 224, 224))
+    if len(size) != 3:
+        raise ValueError(f"input_size must be (channels, height, width), not {size}")
+    config = dict(input_size=size)
+    for key, default in (("interpolation", "bicubic"), ("mean", IMAGENET_MEAN), ("std", IMAGENET_STD), ("crop_pct", 0.875),
+                         ("crop_mode", "center")):
+        value = args.get(key) or cfg.get(key) or default
+        if key in ("mean", "std") and key in args:
+            value = tuple(value) * (size[0] if len(value) == 1 else 1)
+            if len(value) != size[0]:
+                raise ValueError(f"{key} has {len(value)} values for {size[0]} channels")
+        config[key] = value
+    return config
+
+
+def create_transform(input_size: int | tuple[int, ...] = 224, is_training: bool = False, interpolation: str = "bilinear",
+                     mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD, crop_pct: float | None = None,
+                     crop_mode: str | None = None, normalize: bool = True) -> EvalTransform:
+    """timm's evaluation transform: a function from a PIL picture to an array (C, H, W). Usually `create_transform(**data_config)`.
+
+    input_size: an edge, (H, W) or (C, H, W). crop_pct: the share of the resized picture that is kept. crop_mode: "center" (short edge
+    resized, the rest cut off), "squash" (aspect ratio given up), "border" (long edge resized, the rest filled with the mean).
+    normalize=False gives the uint8 pixels. Raises ValueError on a bad value, and for is_training=True: npresnet doesn't train.
+    """
+    if is_training:
+        raise ValueError("npresnet has no training transforms: give is_training=False")
+    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)[-2:]
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"unknown interpolation {interpolation!r}: choose one of {', '.join(INTERPOLATIONS)}")
+    if (crop_mode or "center") not in CROP_MODES:
+        raise ValueError(f"unknown crop_mode {crop_mode!r}: choose one of {', '.join(CROP_MODES)}")
+    if len(size) != 2 or min(size) < 1 or not (crop_pct is None or crop_pct > 0) or len(mean) != len(std):
+        raise ValueError(f"bad transform: input_size {input_size}, crop_pct {crop_pct}, mean {mean}, std {std}")
+    return EvalTransform(size, crop_pct or 0.875, crop_mode or "center", interpolation, tuple(mean), tuple(std), normalize)
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """A picture → the network's input. `crop` gives the pixels (PIL), a call the array; both leave the picture as it is."""
+    size: tuple[int, int]
+    crop_pct: float
+    crop_mode: str
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalize: bool = True
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """A picture with 8 bits a band (RGB as a rule) → (C, H, W) float32, (pixel / 255 − mean) / std; uint8 if not `normalize`.
+
+        Raises ValueError if the picture's bands don't fit `mean`: convert it first, image.convert("RGB").
+        """
+        bands = len(image.getbands())
+        if bands != len(self.mean) or image.mode in ("I", "F", "P", "1") or image.mode.startswith("I;"):
+            raise ValueError(f"expected a picture of {len(self.mean)} bands with 8 bits each, got mode {image.mode!r}; "
+                             "convert it with image.convert('RGB')")
+        pixels = np.asarray(self.crop(image)).reshape(*self.size, bands).transpose(2, 0, 1)          # (C, H, W) uint8
+        if not self.normalize:
+            return np.ascontiguousarray(pixels)
+        x = np.ascontiguousarray(pixels, np.float32) / np.float32(255)                               # (C, H, W) in [0, 1]
+        mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std                                                                      # (C, H, W)
+
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The picture resized and cut to `size`, before any arithmetic: what the network gets to see."""
+        (h, w), scale = self.size, tuple(math.floor(edge / self.crop_pct) for edge in self.size)     # (height, width) before the cut
+        fill: int | tuple[int, ...] = 0
+        if self.crop_mode == "squash":
+            resized = scale
+        elif self.crop_mode == "border":
+            resized = _keep_ratio(image, scale, max)
+            fill = tuple(round(255 * m) for m in self.mean)
+        elif scale[0] == scale[1]:
+            short, long = sorted(image.size)
+            long = int(scale[0] * long / short)                                                      # cut off, not rounded
+            resized = (long, scale[0]) if image.width <= image.height else (scale[0], long)
+        else:
+            resized = _keep_ratio(image, scale, min)
+        if resized != (image.height, image.width):
+            image = image.resize((resized[1], resized[0]), INTERPOLATIONS[self.interpolation])
+        return _centre_crop(image, h, w, fill)
+
+
+def _keep_ratio(image: Image.Image, scale: tuple[int, int], fit) -> tuple[int, int]:
+    """(height, width) of `image` resized until its larger (fit=max) or smaller (min) relative edge fits `scale`."""
+    ratio = fit(image.height / scale[0], image.width / scale[1])
+    return round(image.height / ratio), round(image.width / ratio)
+
+
+def _centre_crop(image: Image.Image, h: int, w: int, fill) -> Image.Image:
+    """The h×w pixels in the middle; a smaller picture gets a border of `fill` first, the odd pixel right and below."""
+    across, down = max(w - image.width, 0), max(h - image.height, 0)
+    if across or down:
+        image = ImageOps.expand(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2), fill)
+    top, left = int(round((image.height - h) / 2.0)), int(round((image.width - w) / 2.0))            # half to even
+    return image if image.size == (w, h) else image.crop((left, top, left + w, top + h))
+
+
+def load_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
+    """A picture file as an upright RGB picture, the way a person sees it.
+
+    The first frame of an animation, turned as its EXIF orientation says, transparency over white, 16-bit and floating-point grey
+    scaled to 8 bits. Raises ImageError, naming the file, if it can't be read, isn't a picture, is truncated, empty, or has more
+    pixels than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    name = str(file) if isinstance(file, (str, os.PathLike)) else getattr(file, "name", "picture")
+    try:
+        with Image.open(file) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if 0 in image.size:
+                raise ImageError(f"{name}: has no pixels ({image.width}×{image.height})")
+            if limit is not None and image.width * image.height > limit:
+                raise ImageError(f"{name}: {image.width}×{image.height} pixels are more than the limit of {limit:,}; "
+                                 "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it")
+            image.load()
+            return _to_rgb(_upright(image))
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except Image.UnidentifiedImageError:
+        empty = isinstance(file, (str, os.PathLike)) and Path(file).stat().st_size == 0
+        raise ImageError(f"{name}: {'is empty' if empty else 'is not a picture that Pillow can read'}") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: has more pixels than the limit of {2 * Image.MAX_IMAGE_PIXELS:,}; make it smaller") from None
+    except OSError as error:
+        why = error.strerror.lower() if error.errno else f"is truncated or damaged ({error})"
+        raise ImageError(f"{name}: {why}") from None
+    except Exception as error:                                    # a hostile file can make a decoder raise anything
+        raise ImageError(f"{name}: can't be decoded ({type(error).__name__}: {error})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:                                             # damaged EXIF data; the pixels are fine
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":           # 16-bit, 32-bit or floating-point grey
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(grey: np.ndarray) -> np.ndarray:
+    """Grey values (H, W) → uint8, from the range that their type and their largest value say they are meant in."""
+    sixteen_bit, floating = grey.dtype.itemsize == 2, grey.dtype.kind == "f"
+    grey = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = grey.min(), grey.max()
+    if low < 0 or high > 65535:                                   # no customary range: stretch what there is
+        grey, top = grey - low, high - low
+    else:
+        top = 65535 if sixteen_bit else next(t for t in (1, 255, 65535) if high <= t and (floating or t > 1))
+    return np.round(grey * (255 / (top or 1))).astype(np.uint8)

@@ -1,0 +1,21 @@
+"""What npresnet raises when something outside of it is wrong. Each message is one line that names the file and what to do next."""
+
+
+class NpresnetError(Exception):
+    """The base of npresnet's own errors."""
+
+
+class WeightsError(NpresnetError):
+    """A weights file or state dict that can't be used: names the file, the tensor, what was expected and what was found."""
+
+
+class ImageError(NpresnetError):
+    """A file that can't be used as a picture: names the file."""
+
+
+class DownloadError(NpresnetError):
+    """Published weights that could not be had: no network, no such file, or none were ever published."""
+
+
+class MissingDependencyError(NpresnetError, ImportError):
+    """An optional dependency that isn't installed: names the extra that brings it."""

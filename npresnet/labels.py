@@ -1,0 +1,38 @@
+"""What the numbers of a classifier mean: the 1,000 ImageNet classes, and the demo's ten.
+
+Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", arXiv 1409.0575; names from WordNet 3.0.
+"""
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .model import ResNetV2
+
+
+class Label(NamedTuple):
+    """One class. index: its number in the classifier. wnid: its WordNet id, None if unknown. name: its lemmas, comma-separated."""
+    index: int
+    wnid: str | None
+    name: str
+
+
+@cache
+def imagenet_labels() -> tuple[Label, ...]:
+    """The 1,000 classes of ImageNet-1k in the order of the classifier's outputs (sorted WordNet ids)."""
+    lines = files(__package__).joinpath("imagenet1k.tsv").read_text("utf-8").splitlines()
+    return tuple(Label(i, *line.split("\t")) for i, line in enumerate(lines))
+
+
+def model_labels(model: ResNetV2) -> tuple[Label, ...]:
+    """A label for each output of `model`: from its configuration's `label_names` (WordNet ids), else ImageNet's if there are 1,000
+    outputs, else "class 0", "class 1", …"""
+    names = model.pretrained_cfg.get("label_names")
+    if names and len(names) == model.num_classes:
+        by_wnid = {label.wnid: label.name for label in imagenet_labels()}
+        return tuple(Label(i, wnid, by_wnid[wnid]) for i, wnid in enumerate(names))
+    if model.num_classes == 1000:
+        return imagenet_labels()
+    return tuple(Label(i, None, f"class {i}") for i in range(model.num_classes))

@@ -1,0 +1,321 @@
+"""The model: what a user holds. It keeps the tensors, checks what comes in, and hands the work to a backend.
+
+The forward pass itself stands in `network.py`; a backend is a class with its four methods `forward`, `forward_features`,
+`forward_intermediates` and `forward_head`. Names and behaviour are timm's (`timm/models/resnetv2.py`).
+
+Axes: N pictures, C channels, H×W pixels.
+"""
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import WeightsError
+from .network import Network
+from .variants import DEMO, GLOBAL_POOLS, Variant, find_variant, parameter_shapes, pretrained_cfg
+from .weights import COUNTER, adapt_input_conv, check_weights, read_weights, write_weights
+
+BACKENDS = {"numpy": Network}
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict(strict=False)` found: tensors the model has and the state dict hasn't, and the other way round."""
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class FeatureInfo(list):
+    """timm's feature_info: a dict (num_chs, reduction, module, index) for each of the five feature maps, and those put out."""
+
+    def __init__(self, info: list[dict], out_indices: Sequence[int]):
+        super().__init__(info)
+        self.out_indices = tuple(out_indices)
+
+    def channels(self) -> list[int]:
+        """Channels of the maps put out."""
+        return [self[i]["num_chs"] for i in self.out_indices]
+
+    def reduction(self) -> list[int]:
+        """Picture pixels for one map pixel along one axis, of the maps put out."""
+        return [self[i]["reduction"] for i in self.out_indices]
+
+    def module_name(self) -> list[str]:
+        """Paths of the modules whose raw outputs the maps are."""
+        return [self[i]["module"] for i in self.out_indices]
+
+
+class ResNetV2:
+    """A ResNetV2 with its tensors, for inference. Made by `create_model`; called like a function, from any number of threads.
+
+    variant: which network. state: tensors in timm's names, or None for random ones from `seed`. For the rest see `create_model`.
+
+    Attributes: pretrained_cfg (how its weights want pictures, timm's keys), feature_info, num_features (channels of the last feature
+    map), head_hidden_size (width of an embedding), num_classes, in_chans, global_pool, backend.
+    """
+
+    def __init__(self, variant: Variant, cfg: Mapping, *, num_classes: int, features_only: bool = False,
+                 out_indices: int | Sequence[int] | None = None, global_pool: str = "avg", in_chans: int = 3, output_stride: int = 32,
+                 seed: int = 0, backend: str = "auto"):
+        if global_pool not in GLOBAL_POOLS:
+            raise ValueError(f"unknown global_pool {global_pool!r}: choose one of {', '.join(map(repr, GLOBAL_POOLS))}")
+        if num_classes < 0 or in_chans < 1:
+            raise ValueError(f"num_classes must be at least 0 and in_chans at least 1, not {num_classes} and {in_chans}")
+        if out_indices is not None and not features_only:
+            raise ValueError("out_indices chooses feature maps: it goes with features_only=True")
+        self.variant, self.in_chans, self.output_stride, self.global_pool = variant, in_chans, output_stride, global_pool
+        self.features_only, self.num_classes, self.seed = features_only, 0 if features_only else num_classes, seed
+        self.pretrained_cfg = dict(cfg, num_classes=self.num_classes)
+        info = variant.feature_info(output_stride)
+        self.feature_info = FeatureInfo(info, take_indices(len(info), out_indices))
+        self.num_features = variant.channels[-1]
+        self.backend = choose_backend(backend)
+        self._set_params(initial_state(self._shapes(), seed))
+
+    # --- calling it -----------------------------------------------------------------------------------------------------------
+
+    def __call__(self, x: np.ndarray):
+        """`forward`."""
+        return self.forward(x)
+
+    def forward(self, x: np.ndarray):
+        """Pictures (N, C, H, W) float32 → logits (N, num_classes).
+
+        A model made with num_classes=0 gives embeddings (N, 2048), one made with features_only=True a list of feature maps.
+        x may be read-only or non-contiguous and is left as it is. Raises ValueError on another rank, dtype or channel count.
+        """
+        if self.features_only:
+            return self.forward_intermediates(x, list(self.feature_info.out_indices), stop_early=True, intermediates_only=True)
+        return self._network.forward(self._check_pictures(x))
+
+    def forward_features(self, x: np.ndarray) -> np.ndarray:
+        """Pictures (N, C, H, W) float32 → the last feature map (N, 2048, H/32, W/32), after the final batch norm and ReLU."""
+        return self._network.forward_features(self._check_pictures(x))
+
+    def forward_head(self, features: np.ndarray, pre_logits: bool = False) -> np.ndarray:
+        """Last feature map (N, 2048, P, Q) float32 → logits (N, num_classes), or with `pre_logits` the embedding (N, 2048).
+
+        Raises ValueError on another rank, dtype or channel count.
+        """
+        features = _check_array("features", features, self.num_features)
+        return self._network.forward_head(features, pre_logits)
+
+    def forward_intermediates(self, x: np.ndarray, indices: int | Sequence[int] | None = None, norm: bool = False,
+                              stop_early: bool = False, intermediates_only: bool = False):
+        """The last feature map and a list of the five raw ones, or of those that `indices` picks.
+
+        indices: None for all, n for the last n, or a sequence of numbers (negative ones count from the end); maps come in the
+        network's order. norm: batch norm and ReLU on the fifth map. stop_early: run no stage behind the last map asked for (the
+        first of the returned pair is then that stage's raw output). intermediates_only: return the list alone.
+        Raises ValueError on bad indices or pictures.
+        """
+        take = take_indices(len(self.feature_info), indices)
+        return self._network.forward_intermediates(self._check_pictures(x), take, norm, stop_early, intermediates_only)
+
+    def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Every layer's output for pictures (N, C, H, W): timm module path → array, in forward order.
+
+        `normN` and `norm` include their ReLU, `stages.0.blocks.0` is the block's sum, `head.global_pool` and `head.fc` keep their
+        1×1 pixels, all as a hook on timm's modules sees them. Always the readable reference (`network.py`), whatever the backend.
+        """
+        layers: dict[str, np.ndarray] = {}
+        network = self._reference(tap=layers.__setitem__)
+        x = self._check_pictures(x)
+        if self.features_only:
+            network.forward_intermediates(x, list(self.feature_info.out_indices), stop_early=True)
+        else:
+            network.forward(x)
+        return layers
+
+    def eval(self) -> ResNetV2:
+        """Itself: there is no other mode. Batch norm always uses the statistics kept from training."""
+        return self
+
+    # --- its tensors ----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """timm's name → read-only array, in timm's order: float32, `num_batches_tracked` int64."""
+        return dict(self._params)
+
+    def load_state_dict(self, state_dict: Mapping[str, np.ndarray], strict: bool = True) -> IncompatibleKeys:
+        """Take over tensors in timm's names, all or none. With strict=False some may be missing or left over.
+
+        Raises WeightsError if a tensor is missing, unexpected, mis-shaped, not floating-point, or holds NaN or Inf.
+        """
+        shapes = self._shapes()
+        checked = check_weights(state_dict, shapes, "state dict", strict=strict)
+        missing = [name for name in shapes if name not in state_dict and not name.endswith(COUNTER)]
+        self._set_params(self._params | checked)
+        return IncompatibleKeys(missing, [name for name in state_dict if name not in shapes])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file with timm's names, which timm and `create_model(weights=path)` load. It appears whole or not at all.
+
+        Raises WeightsError if it can't be written.
+        """
+        write_weights(path, self._params)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new, randomly initialised classifier of `num_classes` (0 for none) on the trunk, and change the global pool."""
+        other = ResNetV2(self.variant, self.pretrained_cfg, num_classes=num_classes, in_chans=self.in_chans, seed=self.seed,
+                         global_pool=self.global_pool if global_pool is None else global_pool)
+        self.num_classes, self.global_pool = other.num_classes, other.global_pool
+        self.pretrained_cfg = other.pretrained_cfg
+        trunk = {name: array for name, array in self._params.items() if not name.startswith("head.")}
+        head = {name: array for name, array in other._params.items() if name.startswith("head.")}
+        self._set_params(trunk | head)
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of what `forward_head(pre_logits=True)` gives: num_features, or twice that for "catavgmax"."""
+        return self.num_features * (2 if self.global_pool == "catavgmax" else 1)
+
+    def summary(self, input_size: tuple[int, int, int] | None = None):
+        """Table of the layers for pictures of `input_size` (C, H, W; default: the model's own): see `npresnet.summary.Summary`."""
+        from .summary import summarise
+        return summarise(self, input_size)
+
+    def __repr__(self) -> str:
+        return (f"<npresnet.ResNetV2 {self.variant.name}, {sum(a.size for n, a in self._params.items() if is_parameter(n)):,} "
+                f"parameters, {'feature maps' if self.features_only else f'{self.num_classes} classes'}, backend {self.backend}>")
+
+    # --- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _shapes(self) -> dict[str, tuple]:
+        return parameter_shapes(self.variant, num_classes=self.num_classes, in_chans=self.in_chans, global_pool=self.global_pool)
+
+    def _set_params(self, params: dict[str, np.ndarray]) -> None:
+        self._params = params
+        self._network = BACKENDS[self.backend](self.variant, params, output_stride=self.output_stride, global_pool=self.global_pool)
+
+    def _reference(self, tap) -> Network:
+        return Network(self.variant, self._params, output_stride=self.output_stride, global_pool=self.global_pool, tap=tap)
+
+    def _check_pictures(self, x: np.ndarray) -> np.ndarray:
+        return _check_array("pictures", x, self.in_chans)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_network"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        for array in self._params.values():
+            array.flags.writeable = False
+        self._set_params(self._params)
+
+
+def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathLike | None = None, num_classes: int | None = None,
+                 features_only: bool = False, out_indices: int | Sequence[int] | None = None, global_pool: str = "avg",
+                 in_chans: int = 3, output_stride: int = 32, seed: int = 0, backend: str = "auto") -> ResNetV2:
+    """A ResNetV2 by timm's name, with published weights, weights of your own, or random ones.
+
+    name: "resnetv2_50.a1h_in1k", "resnetv2_50", … (`list_models`), or "demo", the small trained network inside the package.
+    pretrained: fetch timm's weights from the Hugging Face Hub (extra `hub`), or take them from its cache.
+    weights: a safetensors file with timm's names instead. With neither, He initialisation from `seed`; "demo" is always trained.
+    num_classes: 0 for embeddings; default as many as the weights have, or 1000. Another number than the weights' keeps the trunk
+        and puts a new, randomly initialised classifier on it, as timm does (with a warning).
+    features_only: the model returns a list of raw feature maps; out_indices picks some (n for the last n, negatives allowed).
+    global_pool: "avg", "max", "avgmax", "catavgmax" or "" (none). in_chans: picture channels; weights for 3 are adapted as timm does.
+    output_stride: 32, 16 or 8: keep more pixels in the last stages by dilating their kernels.
+    backend: "numpy" is the reference; "auto" takes the environment variable NPRESNET_BACKEND, or the fastest there is.
+
+    Raises ValueError on an unknown name or a bad argument, WeightsError on unfit weights, DownloadError and MissingDependencyError
+    if published weights can't be had.
+    """
+    if pretrained and weights is not None:
+        raise ValueError("give either pretrained=True or weights=, not both")
+    variant, tag = find_variant(name)
+    cfg, file = pretrained_cfg(variant, tag), weights
+    if variant is DEMO:
+        from . import demo
+        cfg, file = demo.config(), demo.WEIGHTS if weights is None else weights
+    elif pretrained:
+        from .hub import fetch
+        file = fetch(variant.name, tag)
+    options = dict(features_only=features_only, out_indices=out_indices, global_pool=global_pool, in_chans=in_chans,
+                   output_stride=output_stride, seed=seed, backend=backend)
+    if file is None:
+        return ResNetV2(variant, cfg, num_classes=1000 if num_classes is None else num_classes, **options)
+    tensors, source = read_weights(file), str(file)
+    head = tensors.get("head.fc.bias")
+    in_file = head.shape[0] if head is not None and head.ndim == 1 else cfg["num_classes"]
+    model = ResNetV2(variant, cfg, num_classes=in_file if num_classes is None else num_classes, **options)
+    shapes, fresh = model._shapes(), {}
+    if model.num_classes != in_file or features_only:
+        tensors = {n: t for n, t in tensors.items() if not n.startswith("head.fc.")}
+        fresh = {n: t for n, t in model._params.items() if n.startswith("head.")}
+        if fresh:
+            warnings.warn(f"{source} has {in_file} classes, {num_classes} were asked for: the classifier is randomly initialised",
+                          stacklevel=2)
+    first = f"{cfg['first_conv']}.weight"
+    if in_chans != 3 and first in tensors and tensors[first].ndim == 4 and tensors[first].shape[1] == 3:
+        tensors[first] = adapt_input_conv(tensors[first], in_chans)
+    if tensors.get("head.fc.weight", np.empty(0)).shape == (in_file, model.num_features, 1, 1) and global_pool == "catavgmax":
+        raise WeightsError(f"{source}: head.fc.weight: global_pool='catavgmax' doubles the classifier's inputs, expected shape "
+                           f"{shapes['head.fc.weight']}, found {tensors['head.fc.weight'].shape}; give num_classes=0 for embeddings")
+    model._set_params(check_weights(tensors | fresh, shapes, source))
+    return model
+
+
+def choose_backend(name: str) -> str:
+    """The backend to use for "auto" or a name. Raises ValueError if there is none of that name."""
+    if name == "auto":
+        name = os.environ.get("NPRESNET_BACKEND") or "numpy"
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    return name
+
+
+def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Which of `count` maps are meant, in the network's order: None all, n the last n, or numbers, negative ones from the end.
+
+    Raises ValueError if one is out of range or there are none.
+    """
+    if indices is None:
+        return list(range(count))
+    if isinstance(indices, (int, np.integer)):
+        if not 1 <= indices <= count:
+            raise ValueError(f"the last {indices} maps were asked for: choose 1 to {count}")
+        return list(range(count - indices, count))
+    taken = sorted({i + count if i < 0 else i for i in indices})
+    if not taken or taken[0] < 0 or taken[-1] >= count:
+        raise ValueError(f"feature maps {list(indices)} were asked for: choose from {-count} to {count - 1}")
+    return taken
+
+
+def initial_state(shapes: Mapping[str, tuple], seed: int) -> dict[str, np.ndarray]:
+    """Random tensors as timm initialises them: He (fan out) for convolutions, σ = 0.01 for the classifier, batch norm the identity.
+
+    Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.2.
+    """
+    rng, state = np.random.default_rng(seed), {}
+    for name, shape in shapes.items():
+        if name.endswith(COUNTER):
+            array = np.zeros((), np.int64)
+        elif len(shape) == 4:                                                             # (K, C, R, S)
+            sigma = 0.01 if name.startswith("head.") else np.sqrt(2 / (shape[0] * shape[2] * shape[3]))
+            array = rng.standard_normal(shape, np.float32) * np.float32(sigma)
+        else:
+            ones = name.endswith("running_var") or (name.endswith(".weight"))
+            array = np.full(shape, 1.0 if ones else 0.0, np.float32)
+        array.flags.writeable = False
+        state[name] = array
+    return state
+
+
+def is_parameter(name: str) -> bool:
+    """Whether a tensor is learned by gradient descent: batch norm's running statistics are not."""
+    return not name.endswith(("running_mean", "running_var", COUNTER))
+
+
+def _check_array(what: str, x: np.ndarray, channels: int) -> np.ndarray:
+    x = np.asarray(x)
+    if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[1:]:
+        raise ValueError(f"expected {what} of shape (N, {channels}, H, W), got {x.shape}"
+                         + ("; add the batch axis with x[None]" if x.ndim == 3 else ""))
+    if x.dtype != np.float32:
+        raise ValueError(f"expected {what} of dtype float32, got {x.dtype} of shape {x.shape}; convert with x.astype(np.float32)")
+    return x

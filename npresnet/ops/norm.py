@@ -1,0 +1,34 @@
+"""Batch normalisation at inference and ReLU, in plain NumPy: the reference forms, written to be read.
+
+Axes: N pictures, C channels, H×W pixels.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+
+def batch_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, running_mean: np.ndarray, running_var: np.ndarray,
+               eps: float = 1e-5) -> np.ndarray:
+    """(x − mean) / √(var + eps) · weight + bias, channel by channel, with the statistics kept from training.
+
+    x (N, C, ...) float; weight, bias, running_mean, running_var (C,); returns x's shape and dtype.
+    Nothing depends on the batch any more, so the four vectors collapse into one scale and one shift a channel. That is how PyTorch
+    computes it too, and why a fast engine can fold it into the convolution next to it.
+    Raises ValueError if the vectors don't fit x's channels.
+    Source: Ioffe & Szegedy 2015, "Batch Normalization", algorithm 2; `torch.nn.functional.batch_norm(training=False)`.
+    """
+    if x.ndim < 2 or not (weight.shape == bias.shape == running_mean.shape == running_var.shape == (x.shape[1],)):
+        raise ValueError(f"expected x (N, C, ...) and four vectors (C,), got x {x.shape}, weight {weight.shape}, bias {bias.shape}, "
+                         f"running_mean {running_mean.shape}, running_var {running_var.shape}")
+    eps = running_var.dtype.type(eps)                                                     # stay in the array's own precision
+    scale = weight / np.sqrt(running_var + eps)                                           # (C,)
+    shift = bias - running_mean * scale                                                   # (C,)
+    channels = (1, -1) + (1,) * (x.ndim - 2)
+    y = x * scale.reshape(channels)                                                       # (N, C, H, W)
+    y += shift.reshape(channels)                                                          # in place: y is ours
+    return y.astype(x.dtype, copy=False)
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0), element by element, of x's shape and dtype. NaN stays NaN, as in PyTorch."""
+    return np.maximum(x, x.dtype.type(0))
