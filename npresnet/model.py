@@ -16,8 +16,8 @@ import numpy as np
 
 from .errors import WeightsError
 from .network import Network
-from .variants import DEMO, GLOBAL_POOLS, Variant, find_variant, parameter_shapes, pretrained_cfg
-from .weights import COUNTER, adapt_input_conv, check_weights, read_weights, write_weights
+from .variants import (COUNTER, DEMO, GLOBAL_POOLS, Variant, count_parameters, find_variant, parameter_shapes, pretrained_cfg)
+from .weights import adapt_input_conv, check_weights, read_weights, write_weights
 
 BACKENDS = {"numpy": Network}
 
@@ -179,8 +179,9 @@ class ResNetV2:
         return summarise(self, input_size)
 
     def __repr__(self) -> str:
-        return (f"<npresnet.ResNetV2 {self.variant.name}, {sum(a.size for n, a in self._params.items() if is_parameter(n)):,} "
-                f"parameters, {'feature maps' if self.features_only else f'{self.num_classes} classes'}, backend {self.backend}>")
+        params = count_parameters(self.variant, num_classes=self.num_classes, in_chans=self.in_chans, global_pool=self.global_pool)
+        what = "feature maps" if self.features_only else f"{self.num_classes} classes" if self.num_classes else "embeddings"
+        return f"<npresnet.ResNetV2 {self.variant.name}, {params:,} parameters, {what}, backend {self.backend}>"
 
     # --- inside ---------------------------------------------------------------------------------------------------------------
 
@@ -304,11 +305,6 @@ def initial_state(shapes: Mapping[str, tuple], seed: int) -> dict[str, np.ndarra
         array.flags.writeable = False
         state[name] = array
     return state
-
-
-def is_parameter(name: str) -> bool:
-    """Whether a tensor is learned by gradient descent: batch norm's running statistics are not."""
-    return not name.endswith(("running_mean", "running_var", COUNTER))
 
 
 def _check_array(what: str, x: np.ndarray, channels: int) -> np.ndarray:

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .model import ResNetV2, is_parameter
+from .model import ResNetV2
+from .variants import is_parameter
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ Source: timm `models/resnetv2.py` (1.0.31); He et al. 2016, "Identity Mappings i
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 BOTTLENECK, BASIC = "bottleneck", "basic"
+COUNTER = "num_batches_tracked"
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
 
@@ -140,6 +142,16 @@ def parameter_shapes(variant: Variant, *, num_classes: int = 1000, in_chans: int
         shapes["head.fc.weight"] = (num_classes, variant.channels[-1] * (2 if global_pool == "catavgmax" else 1), 1, 1)
         shapes["head.fc.bias"] = (num_classes,)
     return shapes
+
+
+def is_parameter(name: str) -> bool:
+    """Whether a tensor is learned by gradient descent: batch norm's running statistics are not."""
+    return not name.endswith(("running_mean", "running_var", COUNTER))
+
+
+def count_parameters(variant: Variant, **options) -> int:
+    """How many numbers gradient descent has learned; options as for `parameter_shapes`."""
+    return sum(math.prod(shape) for name, shape in parameter_shapes(variant, **options).items() if is_parameter(name))
 
 
 VARIANTS = {v.name: v for v in (

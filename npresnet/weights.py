@@ -20,11 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .errors import WeightsError
-from .variants import VARIANTS, parameter_shapes
+from .variants import COUNTER, VARIANTS, parameter_shapes
 
 _FLOATS = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 _INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
-COUNTER = "num_batches_tracked"
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -1,0 +1,271 @@
+"""The command line: `npresnet classify|summary|models|compare`, also `python -m npresnet`.
+
+Results go to stdout, complaints and progress to stderr. Exit code 0: all done; 1: some input failed, the rest was done; 2: wrong usage.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import __version__
+from .errors import ImageError, MissingDependencyError, NpresnetError
+
+if TYPE_CHECKING:
+    from .model import ResNetV2
+
+DONE, FAILED, USAGE = 0, 1, 2
+PICTURES = {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".ico", ".tga"}
+
+
+class UsageError(Exception):
+    """The command was called the wrong way; the message says how to do better."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with `argv` (default: the process's own) and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")                                 # a terminal that can't show "×" gets \xd7
+    parser = build_parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:                                                            # --help, --version, or argparse's own complaint
+        return stop.code if isinstance(stop.code, int) else USAGE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                                               # what matters is said in our own words
+            code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except (UsageError, ValueError, MissingDependencyError) as error:
+        say(f"{parser.prog} {args.command}: {error}")
+        return USAGE
+    except NpresnetError as error:
+        say(f"{parser.prog} {args.command}: {error}")
+        return FAILED
+    except BrokenPipeError:                                                               # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+    except MemoryError:
+        say(f"{parser.prog} {args.command}: not enough memory; try a smaller model or picture size")
+        return FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `args.run` is the function of the one that was called."""
+    parser = argparse.ArgumentParser(prog="npresnet", description="ResNetV2 without a framework, in NumPy.",
+                                     epilog="Start with: npresnet classify PHOTO.jpg")
+    parser.add_argument("--version", action="version", version=f"npresnet {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, run, help, example):
+        sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=f"example: {example}",
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print JSON instead of text")
+        return sub
+
+    def model_options(sub):
+        sub.add_argument("--model", default="demo", metavar="NAME", help="one of `npresnet models` (default: demo, the small trained "
+                         "network inside the package; it knows ten classes)")
+        sub.add_argument("--weights", metavar="FILE", help="a safetensors file for it; without one, published weights are fetched")
+
+    sub = command("classify", classify, "name what is on pictures", "npresnet classify --model demo photo.jpg holiday/")
+    sub.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files, or folders of them")
+    model_options(sub)
+    sub.add_argument("-k", "--top", type=positive, default=5, metavar="K", help="how many classes to name (default: 5)")
+    sub.add_argument("--test-size", action="store_true", help="the larger picture size that the weights were evaluated at")
+
+    sub = command("summary", summary, "list a model's layers with shapes, parameters and multiply-adds",
+                  "npresnet summary --model resnetv2_50 --size 288")
+    sub.add_argument("--model", default="resnetv2_50", metavar="NAME", help="one of `npresnet models` (default: resnetv2_50)")
+    sub.add_argument("--size", type=positive, nargs="+", metavar="PX", help="height and width of the picture, or one edge")
+
+    sub = command("models", models, "list the models and their published weights", "npresnet models --pretrained")
+    sub.add_argument("--pretrained", action="store_true", help="only those with trained weights")
+
+    sub = command("compare", compare, "compare two implementations layer by layer on pictures",
+                  "npresnet compare --model demo --against timm photo.jpg")
+    sub.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files, or folders of them")
+    model_options(sub)
+    sub.add_argument("--against", choices=("timm",), default="timm",
+                     help="what to hold the NumPy reference against: timm with the same weights, which has to be installed")
+    sub.add_argument("--tolerance", type=float, default=5e-6, metavar="Δ",
+                     help="largest difference, as a share of a layer's largest magnitude (default: 5e-6)")
+    return parser
+
+
+def classify(args: argparse.Namespace) -> int:
+    """`npresnet classify`: the top classes of each picture."""
+    from .labels import model_labels
+    from .ops import softmax, topk
+
+    files = find_pictures(args.pictures)
+    model = load_model(args)
+    transform, labels, failed, rows = model_transform(model, args.test_size), model_labels(model), 0, []
+    for file, picture in read_pictures(files):
+        if isinstance(picture, ImageError):
+            failed += 1
+            say(f"npresnet classify: {picture}")
+            rows.append({"file": file, "error": str(picture)})
+            continue
+        probabilities, indices = topk(softmax(model(transform(picture)[None])), min(args.top, len(labels)))
+        best = [(labels[i], float(p)) for i, p in zip(indices[0], probabilities[0])]
+        rows.append({"file": file, "predictions": [dict(index=label.index, wnid=label.wnid, label=label.name, probability=p)
+                                                   for label, p in best]})
+        if not args.json:
+            print(file)
+            for label, p in best:
+                print(f"  {100 * p:5.1f} %  {label.name}")
+            sys.stdout.flush()
+    if args.json:
+        print_json(rows)
+    return FAILED if failed else DONE
+
+
+def summary(args: argparse.Namespace) -> int:
+    """`npresnet summary`: the table of layers."""
+    from .model import create_model
+
+    if args.size and len(args.size) > 2:
+        raise UsageError("--size takes one edge, or height and width")
+    model = create_model(args.model, backend="numpy")
+    size = (model.in_chans, args.size[0], args.size[-1]) if args.size else None
+    table = model.summary(size)
+    print_json(table.as_dict()) if args.json else print(table)
+    return DONE
+
+
+def models(args: argparse.Namespace) -> int:
+    """`npresnet models`: names, and which of them have published weights."""
+    from .summary import format_table
+    from .variants import PRETRAINED, count_parameters, find_variant, list_models
+
+    rows = []
+    for name in list_models():
+        weights = ["inside the package"] if name == "demo" else [full for full in PRETRAINED if full.partition(".")[0] == name]
+        if weights or not args.pretrained:
+            params = count_parameters(find_variant(name)[0], num_classes=10 if name == "demo" else 1000)
+            rows.append(dict(name=name, params=params, weights=weights))
+    if args.json:
+        print_json(rows)
+    else:
+        print(format_table([("model", "weights", "parameters")] +
+                           [(r["name"], ", ".join(r["weights"]) or "none published", f"{r['params'] / 1e6:.1f} M") for r in rows], right=2))
+    return DONE
+
+
+def compare(args: argparse.Namespace) -> int:
+    """`npresnet compare`: the table of differences for each picture; exit code 1 if a layer diverges."""
+    from .comparison import compare as compare_traces
+
+    files = find_pictures(args.pictures)
+    model = load_model(args)
+    transform, failed, rows = model_transform(model), 0, []
+    other = timm_trace(model)
+    for file, picture in read_pictures(files):
+        if isinstance(picture, ImageError):
+            failed += 1
+            say(f"npresnet compare: {picture}")
+            rows.append({"file": file, "error": str(picture)})
+            continue
+        x = transform(picture)[None]
+        result = compare_traces(model.trace(x), other(x), args.tolerance)
+        failed += result.first_divergence is not None
+        rows.append({"file": file} | result.as_dict())
+        if not args.json:
+            print(f"{file}: npresnet (numpy) against {args.against}\n{result}", flush=True)
+    if args.json:
+        print_json(rows)
+    return FAILED if failed else DONE
+
+
+def timm_trace(model: ResNetV2):
+    """A function like `model.trace` that runs timm with the same tensors. Raises MissingDependencyError without timm."""
+    if find_spec("timm") is None:
+        raise MissingDependencyError("comparing with timm needs timm: pip install 'npresnet[parity]'")
+    torch, timm = import_module("torch"), import_module("timm")                           # only here, only when asked for
+    architecture = "resnetv2_50" if model.variant.name == "demo" else model.variant.name
+    twin = timm.create_model(architecture, num_classes=model.num_classes, width_factor=model.variant.width).eval()
+    paths = model.trace(np.zeros((0, model.in_chans, 32, 32), np.float32))                # every layer's name, at no cost
+    twin.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in model.state_dict().items()})
+
+    def trace(x):
+        layers = {}
+        hooks = [module.register_forward_hook(lambda _module, _input, y, path=path: layers.__setitem__(path, y.numpy()))
+                 for path, module in twin.named_modules() if path]
+        with torch.no_grad():
+            twin(torch.from_numpy(x))
+        for hook in hooks:
+            hook.remove()
+        return {path: layers[path] for path in paths if path in layers}
+    return trace
+
+
+def load_model(args: argparse.Namespace) -> ResNetV2:
+    """The model of --model and --weights."""
+    from .model import create_model
+
+    return create_model(args.model, weights=args.weights, pretrained=args.weights is None and args.model != "demo")
+
+
+def model_transform(model: ResNetV2, use_test_size: bool = False):
+    """The model's own evaluation transform."""
+    from .data import create_transform, resolve_model_data_config
+
+    return create_transform(**resolve_model_data_config(model, use_test_size=use_test_size))
+
+
+def find_pictures(names: Iterable[str]) -> list[str]:
+    """Files as they are named; a folder stands for the pictures in it and below, by ending, sorted. Raises UsageError if there are none."""
+    files: list[str] = []
+    for name in names:
+        folder = Path(name)
+        files += sorted(str(f) for f in folder.rglob("*") if f.suffix.lower() in PICTURES) if folder.is_dir() else [name]
+    if not files:
+        raise UsageError(f"no pictures in {', '.join(names)} (files that end in {', '.join(sorted(PICTURES))})")
+    return files
+
+
+def read_pictures(files: list[str]) -> Iterator[tuple[str, object]]:
+    """(file, picture or the ImageError that it gave), with a progress bar on a terminal once it takes more than a second."""
+    from tqdm import tqdm
+
+    from .data import load_image
+
+    bar = tqdm(files, unit="picture", delay=1, disable=None if len(files) > 1 else True, leave=False)
+    for file in bar:
+        try:
+            yield file, load_image(file)
+        except ImageError as error:
+            yield file, error
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def print_json(value: object) -> None:
+    """`value` on stdout, as JSON that any reader takes."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    print(" ".join(message.split()), file=sys.stderr)
