@@ -52,7 +52,8 @@ class Comparison:
                  for l in self.layers]
         verdict = (f"all {len(self.layers)} layers agree within {self.tolerance:g}; the largest Δ is {self.max_delta:.1e}"
                    if self.first_divergence is None else f"first to diverge: {self.first_divergence} (tolerance {self.tolerance:g})")
-        extra = [f"only in the {which}: {', '.join(paths)}" for which, paths in (("first", self.only_a), ("second", self.only_b)) if paths]
+        extra = [f"only in the {which}: {', '.join(paths[:5])}" + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+                 for which, paths in (("first", self.only_a), ("second", self.only_b)) if paths]
         return "\n".join([format_table(rows, right=2), *extra, verdict])
 
 

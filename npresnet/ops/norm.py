@@ -13,20 +13,21 @@ def batch_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, running_mean
 
     x (N, C, ...) float; weight, bias, running_mean, running_var (C,); returns x's shape and dtype.
     Nothing depends on the batch any more, so the four vectors collapse into one scale and one shift a channel. That is how PyTorch
-    computes it too, and why a fast engine can fold it into the convolution next to it.
+    computes it too, and why a fast engine can fold it into the convolution next to it. The sums go through float64 and are rounded
+    once, as the processor's fused multiply-add does in PyTorch: the results are the same to the last bit.
     Raises ValueError if the vectors don't fit x's channels.
     Source: Ioffe & Szegedy 2015, "Batch Normalization", algorithm 2; `torch.nn.functional.batch_norm(training=False)`.
     """
     if x.ndim < 2 or not (weight.shape == bias.shape == running_mean.shape == running_var.shape == (x.shape[1],)):
         raise ValueError(f"expected x (N, C, ...) and four vectors (C,), got x {x.shape}, weight {weight.shape}, bias {bias.shape}, "
                          f"running_mean {running_mean.shape}, running_var {running_var.shape}")
-    eps = running_var.dtype.type(eps)                                                     # stay in the array's own precision
-    scale = weight / np.sqrt(running_var + eps)                                           # (C,)
-    shift = bias - running_mean * scale                                                   # (C,)
+    one, eps = running_var.dtype.type(1), running_var.dtype.type(eps)                     # stay in the arrays' own precision
+    scale = one / np.sqrt(running_var + eps) * weight                                     # (C,)
+    shift = (bias - running_mean.astype(np.float64) * scale).astype(x.dtype)              # (C,), rounded once
     channels = (1, -1) + (1,) * (x.ndim - 2)
-    y = x * scale.reshape(channels)                                                       # (N, C, H, W)
+    y = x * scale.reshape(channels).astype(np.float64)                                    # (N, C, H, W) float64
     y += shift.reshape(channels)                                                          # in place: y is ours
-    return y.astype(x.dtype, copy=False)
+    return y.astype(x.dtype)                                                              # rounded once
 
 
 def relu(x: np.ndarray) -> np.ndarray:
