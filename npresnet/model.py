@@ -59,7 +59,7 @@ class ResNetV2:
 
     def __init__(self, variant: Variant, cfg: Mapping, *, num_classes: int, features_only: bool = False,
                  out_indices: int | Sequence[int] | None = None, global_pool: str = "avg", in_chans: int = 3, output_stride: int = 32,
-                 seed: int = 0, backend: str = "auto"):
+                 seed: int = 0, backend: str = "auto", exact: bool = False, num_threads: int | None = None):
         if global_pool not in GLOBAL_POOLS:
             raise ValueError(f"unknown global_pool {global_pool!r}: choose one of {', '.join(map(repr, GLOBAL_POOLS))}")
         if num_classes < 0 or in_chans < 1:
@@ -72,7 +72,9 @@ class ResNetV2:
         info = variant.feature_info(output_stride)
         self.feature_info = FeatureInfo(info, take_indices(len(info), out_indices))
         self.num_features = variant.channels[-1]
-        self.backend = choose_backend(backend)
+        self.backend, self.exact = choose_backend(backend), exact
+        if num_threads is not None and self.backend == "numpy":
+            raise ValueError("num_threads: the numpy backend takes its threads from the environment variable OPENBLAS_NUM_THREADS")
         self._set_params(initial_state(self._shapes(), seed))
 
     # --- calling it -----------------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class ResNetV2:
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new, randomly initialised classifier of `num_classes` (0 for none) on the trunk, and change the global pool."""
         other = ResNetV2(self.variant, self.pretrained_cfg, num_classes=num_classes, in_chans=self.in_chans, seed=self.seed,
-                         global_pool=self.global_pool if global_pool is None else global_pool)
+                         global_pool=self.global_pool if global_pool is None else global_pool, backend=self.backend)
         self.num_classes, self.global_pool = other.num_classes, other.global_pool
         self.pretrained_cfg = other.pretrained_cfg
         trunk = {name: array for name, array in self._params.items() if not name.startswith("head.")}
@@ -210,7 +212,8 @@ class ResNetV2:
 
 def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathLike | None = None, num_classes: int | None = None,
                  features_only: bool = False, out_indices: int | Sequence[int] | None = None, global_pool: str = "avg",
-                 in_chans: int = 3, output_stride: int = 32, seed: int = 0, backend: str = "auto") -> ResNetV2:
+                 in_chans: int = 3, output_stride: int = 32, seed: int = 0, backend: str = "auto", exact: bool = False,
+                 num_threads: int | None = None) -> ResNetV2:
     """A ResNetV2 by timm's name, with published weights, weights of your own, or random ones.
 
     name: "resnetv2_50.a1h_in1k", "resnetv2_50", … (`list_models`), or "demo", the small trained network inside the package.
@@ -222,6 +225,8 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
     global_pool: "avg", "max", "avgmax", "catavgmax" or "" (none). in_chans: picture channels; weights for 3 are adapted as timm does.
     output_stride: 32, 16 or 8: keep more pixels in the last stages by dilating their kernels.
     backend: "numpy" is the reference; "auto" takes the environment variable NPRESNET_BACKEND, or the fastest there is.
+    exact: no arithmetic shortcuts, whatever the backend; the reference never takes any.
+    num_threads: for backends with threads of their own; NumPy's matrix product has its own setting, OPENBLAS_NUM_THREADS.
 
     Raises ValueError on an unknown name or a bad argument, WeightsError on unfit weights, DownloadError and MissingDependencyError
     if published weights can't be had.
@@ -237,7 +242,7 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
         from .hub import fetch
         file = fetch(variant.name, tag)
     options = dict(features_only=features_only, out_indices=out_indices, global_pool=global_pool, in_chans=in_chans,
-                   output_stride=output_stride, seed=seed, backend=backend)
+                   output_stride=output_stride, seed=seed, backend=backend, exact=exact, num_threads=num_threads)
     if file is None:
         return ResNetV2(variant, cfg, num_classes=1000 if num_classes is None else num_classes, **options)
     tensors, source = read_weights(file), str(file)
