@@ -1,0 +1,128 @@
+"""The tutorials run from top to bottom, their solutions too; what is committed is complete; what they point at exists."""
+from __future__ import annotations
+
+import ast
+import os
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import npresnet
+
+nbformat = pytest.importorskip("nbformat", reason="the tutorials need nbformat")
+
+ROOT = Path(__file__).resolve().parents[1]
+TUTORIALS = ROOT / "tutorials"
+NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
+LIMIT = 600_000                                                   # bytes of one notebook, outputs included
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def markdown(notebook) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def section(notebook, title: str) -> str:
+    """The text between the heading `title` and the next heading of its level."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", markdown(notebook), re.M | re.S)
+    assert found, f"no section '## {title}'"
+    return found[1]
+
+
+def solutions(notebook) -> list[str]:
+    """The Python blocks hidden in <details>."""
+    hidden = re.findall(r"<details>(.*?)</details>", section(notebook, "Exercises"), re.S)
+    return [block for text in hidden for block in re.findall(r"```python\n(.*?)```", text, re.S)]
+
+
+def shows_something(source: str) -> bool:
+    """Whether a cell calls print or plt.show at its top level, loops and branches included, functions excluded."""
+    tree = ast.parse(re.sub(r"^%.*$", "", source, flags=re.M))
+    todo: list[ast.AST] = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "plt.show"):
+            return True
+        todo += ast.iter_child_nodes(node)
+    return False
+
+
+def test_there_are_tutorials():
+    assert NOTEBOOKS, f"no notebooks in {TUTORIALS}"
+
+
+@pytest.mark.slow
+@each_notebook
+def test_runs(path):
+    """In a fresh kernel, in the folder of the tutorials; the solutions run behind the last cell."""
+    nbclient = pytest.importorskip("nbclient", reason="executing the tutorials needs nbclient")
+    pytest.importorskip("ipykernel", reason="executing the tutorials needs ipykernel")
+    pytest.importorskip("matplotlib", reason="the tutorials draw with matplotlib")
+    notebook = read(path)
+    committed = [bool(cell.outputs) for cell in code_cells(notebook)]
+    notebook.cells += [nbformat.v4.new_code_cell(block) for block in solutions(notebook)]
+    package = str(Path(npresnet.__file__).resolve().parents[1])   # the kernel imports the package that is tested here
+    search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(TUTORIALS)}})
+    client.execute(env=os.environ | {"PYTHONPATH": search})       # raises CellExecutionError with the cell and its traceback
+    cells = code_cells(notebook)
+    errors = [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert not errors
+    warned = [output.text for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    assert not warned
+    assert committed == [bool(cell.outputs) for cell in cells[:len(committed)]], "committed outputs are out of date: execute it again"
+
+
+@each_notebook
+def test_committed_outputs(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "not executed from top to bottom"
+    for cell in cells:
+        assert cell.outputs or not shows_something(cell.source), f"no output is committed for:\n{cell.source}"
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr", output
+            text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+            assert not re.search(r"(?<![\w.])/(home|root|tmp|work|usr|Users)/|[A-Z]:\\", text), f"a path of one machine: {text}"
+    assert path.stat().st_size < LIMIT, f"{path.stat().st_size:,} bytes: draw smaller figures"
+
+
+@each_notebook
+def test_form(path):
+    """Title, axis legend, self-checks, three exercises each with a solution; npresnet alone, no framework."""
+    notebook = read(path)
+    text, code = markdown(notebook), "\n".join(cell.source for cell in code_cells(notebook))
+    assert text.startswith("# ")
+    for promise in ("**You need:**", "**Time:**", "**Axes**"):
+        assert promise in text
+    assert len(re.findall(r"\bassert\b|np\.testing\.", code)) >= 5
+    assert not re.search(r"^\s*(import|from) (torch|timm|torchvision)\b", code, re.M)
+    assert len(solutions(notebook)) == len(re.findall(r"^\*\*\d\. ", section(notebook, "Exercises"), re.M)) == 3
+
+
+@each_notebook
+def test_where_to_look_exists(path):
+    """Every file and every npresnet name in backticks."""
+    quoted = re.findall(r"`([^`\n]+)`", section(read(path), "Where to look in the code"))
+    files = [name for name in quoted if re.search(r"/|\.(py|json|ipynb|safetensors)$", name)]
+    names = [name for name in quoted if re.fullmatch(r"(npresnet|cuda_kernels)(\.\w+)+", name) and name not in files]
+    assert files and names
+    assert not [name for name in quoted if name not in files + names], "neither a file nor a name in the package"
+    assert not [name for name in files if not (ROOT / name).exists()]
+    for name in names:
+        pkgutil.resolve_name(name)                                # raises ImportError or AttributeError if there is none
