@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__
-from .errors import ImageError, MissingDependencyError, NpresnetError
+from .errors import ImageError, MissingDependencyError, NpresnetError, WeightsError, printable
 
 if TYPE_CHECKING:
     from .model import ResNetV2
@@ -37,29 +37,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")                                 # a terminal that can't show "×" gets \xd7
     parser = build_parser()
+    called = parser.prog
     try:
-        args = parser.parse_args(argv)
-    except SystemExit as stop:                                                            # --help, --version, or argparse's own complaint
-        return stop.code if isinstance(stop.code, int) else USAGE
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                                               # what matters is said in our own words
-            code = args.run(args)
-        sys.stdout.flush()
+        try:
+            args = parser.parse_args(argv)
+        except SystemExit as stop:                                                        # --help, --version, or argparse's own complaint
+            code = stop.code if isinstance(stop.code, int) else USAGE
+        else:
+            called += f" {args.command}"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")                                           # what matters is said in our own words
+                code = args.run(args)
+        print(end="", flush=True)                                                         # there may be no stdout at all
         return code
     except (UsageError, ValueError, MissingDependencyError) as error:
-        say(f"{parser.prog} {args.command}: {error}")
+        say(f"{called}: {error}")
         return USAGE
     except NpresnetError as error:
-        say(f"{parser.prog} {args.command}: {error}")
+        say(f"{called}: {error}")
         return FAILED
-    except BrokenPipeError:                                                               # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:                                                              # stdout can't be written
+        if not isinstance(error, BrokenPipeError):                                        # the reader, `head` say, has seen enough
+            say(f"{called}: {error.strerror or error}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())                    # or Python complains again as it exits
         return FAILED
     except KeyboardInterrupt:
         return 130
     except MemoryError:
-        say(f"{parser.prog} {args.command}: not enough memory; try a smaller model or picture size")
+        say(f"{called}: not enough memory; try a smaller model or picture size")
         return FAILED
 
 
@@ -115,21 +120,22 @@ def classify(args: argparse.Namespace) -> int:
     files = find_pictures(args.pictures)
     model = load_model(args)
     transform, labels, failed, rows = model_transform(model, args.test_size), model_labels(model), 0, []
-    for file, picture in read_pictures(files):
-        if isinstance(picture, ImageError):
+    for file, x in read_pictures(files, transform):
+        if isinstance(x, ImageError):
             failed += 1
-            say(f"npresnet classify: {picture}")
-            rows.append({"file": file, "error": str(picture)})
+            say(f"npresnet classify: {x}")
+            rows.append({"file": file, "error": str(x)})
             continue
-        probabilities, indices = topk(softmax(model(transform(picture)[None])), min(args.top, len(labels)))
+        probabilities, indices = topk(softmax(model(x)), min(args.top, len(labels)))
+        if not np.isfinite(probabilities).all():
+            raise WeightsError(f"{args.weights or args.model}: the weights are finite, but what they make of {printable(file)} is not")
         best = [(labels[i], float(p)) for i, p in zip(indices[0], probabilities[0])]
         rows.append({"file": file, "predictions": [dict(index=label.index, wnid=label.wnid, label=label.name, probability=p)
                                                    for label, p in best]})
         if not args.json:
-            print(file)
+            print(printable(file))
             for label, p in best:
-                print(f"  {100 * p:5.1f} %  {label.name}")
-            sys.stdout.flush()
+                print(f"  {100 * p:5.1f} %  {label.name}", flush=True)
     if args.json:
         print_json(rows)
     return FAILED if failed else DONE
@@ -171,31 +177,30 @@ def compare(args: argparse.Namespace) -> int:
     """`npresnet compare`: the table of differences for each picture; exit code 1 if a layer diverges."""
     from .comparison import compare as compare_traces
 
+    if find_spec("timm") is None:                                                         # before anything is downloaded
+        raise MissingDependencyError("comparing with timm needs timm: pip install 'npresnet[parity]'")
     files = find_pictures(args.pictures)
     model = load_model(args)
     transform, failed, rows = model_transform(model), 0, []
     other = timm_trace(model)
-    for file, picture in read_pictures(files):
-        if isinstance(picture, ImageError):
+    for file, x in read_pictures(files, transform):
+        if isinstance(x, ImageError):
             failed += 1
-            say(f"npresnet compare: {picture}")
-            rows.append({"file": file, "error": str(picture)})
+            say(f"npresnet compare: {x}")
+            rows.append({"file": file, "error": str(x)})
             continue
-        x = transform(picture)[None]
         result = compare_traces(model.trace(x), other(x), args.tolerance)
         failed += result.first_divergence is not None
         rows.append({"file": file} | result.as_dict())
         if not args.json:
-            print(f"{file}: npresnet (numpy) against {args.against}\n{result}", flush=True)
+            print(f"{printable(file)}: npresnet (numpy) against {args.against}\n{result}", flush=True)
     if args.json:
         print_json(rows)
     return FAILED if failed else DONE
 
 
 def timm_trace(model: ResNetV2):
-    """A function like `model.trace` that runs timm with the same tensors. Raises MissingDependencyError without timm."""
-    if find_spec("timm") is None:
-        raise MissingDependencyError("comparing with timm needs timm: pip install 'npresnet[parity]'")
+    """A function like `model.trace` that runs timm with the same tensors."""
     torch, timm = import_module("torch"), import_module("timm")                           # only here, only when asked for
     architecture = "resnetv2_50" if model.variant.name == "demo" else model.variant.name
     twin = timm.create_model(architecture, num_classes=model.num_classes, width_factor=model.variant.width).eval()
@@ -231,16 +236,21 @@ def model_transform(model: ResNetV2, use_test_size: bool = False):
 def find_pictures(names: Iterable[str]) -> list[str]:
     """Files as they are named; a folder stands for the pictures in it and below, by ending, sorted. Raises UsageError if there are none."""
     files: list[str] = []
+    empty: list[str] = []
     for name in names:
-        folder = Path(name)
-        files += sorted(str(f) for f in folder.rglob("*") if f.suffix.lower() in PICTURES) if folder.is_dir() else [name]
+        if os.path.isdir(name):
+            found = sorted(str(f) for f in Path(name).rglob("*") if f.suffix.lower() in PICTURES and not os.path.isdir(f))
+            files += found
+            empty += [] if found else [name]
+        else:                                                                             # if it isn't there, load_image will say so
+            files.append(name)
     if not files:
-        raise UsageError(f"no pictures in {', '.join(names)} (files that end in {', '.join(sorted(PICTURES))})")
-    return files
+        raise UsageError(f"no pictures in {', '.join(map(printable, names))} (files that end in {', '.join(sorted(PICTURES))})")
+    return files + empty                                                                  # an empty one is reported, as a file that fails is
 
 
-def read_pictures(files: list[str]) -> Iterator[tuple[str, object]]:
-    """(file, picture or the ImageError that it gave), with a progress bar on a terminal once it takes more than a second."""
+def read_pictures(files: list[str], transform) -> Iterator[tuple[str, np.ndarray | ImageError]]:
+    """(file, the network's input (1, C, H, W) or the error it gave), with a progress bar on a terminal after the first second."""
     from tqdm import tqdm
 
     from .data import load_image
@@ -248,24 +258,31 @@ def read_pictures(files: list[str]) -> Iterator[tuple[str, object]]:
     bar = tqdm(files, unit="picture", delay=1, disable=None if len(files) > 1 else True, leave=False)
     for file in bar:
         try:
-            yield file, load_image(file)
+            image = load_image(file)
+            try:
+                x = transform(image)[None]
+            except ImageError as error:                                                   # the transform knows no file
+                x = ImageError(f"{printable(file)}: {error}")
         except ImageError as error:
-            yield file, error
+            x = error
+        except MemoryError:                                                               # a thin line can be 100 times larger resized
+            x = ImageError(f"{printable(file)}: needs more memory than there is; make it smaller")
+        bar.clear()                                                                       # what is printed next gets a line of its own
+        yield file, x
 
 
 def positive(text: str) -> int:
     """An integer of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def print_json(value: object) -> None:
-    """`value` on stdout, as JSON that any reader takes."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """`value` on stdout, as JSON that any reader takes, whatever the terminal's encoding."""
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def say(message: str) -> None:
     """One line on stderr."""
-    print(" ".join(message.split()), file=sys.stderr)
+    print(" ".join(message.splitlines()), file=sys.stderr)

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import ImageError
+from .errors import ImageError, printable
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
@@ -109,7 +109,10 @@ class EvalTransform:
         return (x - mean) / std                                                                      # (C, H, W)
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The picture resized and cut to `size`, before any arithmetic: what the network gets to see."""
+        """The picture resized and cut to `size`, before any arithmetic: what the network gets to see.
+
+        Raises ImageError if it is so thin that, resized, it would have more pixels than Pillow's limit.
+        """
         (h, w), scale = self.size, tuple(math.floor(edge / self.crop_pct) for edge in self.size)     # (height, width) before the cut
         fill: int | tuple[int, ...] = 0
         if self.crop_mode == "squash":
@@ -124,6 +127,10 @@ class EvalTransform:
         else:
             resized = _keep_ratio(image, scale, min)
         if resized != (image.height, image.width):
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and resized[0] * resized[1] > limit:
+                raise ImageError(f"is too thin ({image.width}×{image.height}): resized to {resized[1]}×{resized[0]} it would have more pixels "
+                                 f"than the limit of {limit:,}; cut it first")
             image = image.resize((resized[1], resized[0]), INTERPOLATIONS[self.interpolation])
         return _centre_crop(image, h, w, fill)
 
@@ -150,7 +157,7 @@ def load_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
     scaled to 8 bits. Raises ImageError, naming the file, if it can't be read, isn't a picture, is truncated, empty, or has more
     pixels than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    name = str(file) if isinstance(file, (str, os.PathLike)) else getattr(file, "name", "picture")
+    name = printable(file if isinstance(file, (str, os.PathLike)) else getattr(file, "name", "picture"))
     try:
         with Image.open(file) as image:
             limit = Image.MAX_IMAGE_PIXELS
@@ -160,21 +167,21 @@ def load_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
                 raise ImageError(f"{name}: {image.width}×{image.height} pixels are more than the limit of {limit:,}; "
                                  "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it")
             image.load()
-            return _to_rgb(_upright(image))
+            return _to_rgb(_upright(image), sixteen_bit=image.format in ("PNG", "PPM"))
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except Image.UnidentifiedImageError:
         empty = isinstance(file, (str, os.PathLike)) and Path(file).stat().st_size == 0
-        raise ImageError(f"{name}: {'is empty' if empty else 'is not a picture that Pillow can read'}") from None
+        raise ImageError(f"{name}: {'is empty' if empty else 'is not a picture that Pillow can read, or is badly damaged'}") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: has more pixels than the limit of {2 * Image.MAX_IMAGE_PIXELS:,}; make it smaller") from None
+        raise ImageError(f"{name}: has far more pixels than the limit of {Image.MAX_IMAGE_PIXELS:,}; make it smaller") from None
     except OSError as error:
-        why = error.strerror.lower() if error.errno else f"is truncated or damaged ({error})"
+        why = error.strerror.lower() if error.strerror else f"is truncated or damaged ({printable(error)})"
         raise ImageError(f"{name}: {why}") from None
     except Exception as error:                                    # a hostile file can make a decoder raise anything
-        raise ImageError(f"{name}: can't be decoded ({type(error).__name__}: {error})") from error
+        raise ImageError(f"{name}: can't be decoded ({printable(f'{type(error).__name__}: {error}')})") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -184,9 +191,10 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, sixteen_bit: bool) -> Image.Image:
+    """sixteen_bit: the file's format has no wider grey, though Pillow may keep it in 32 bits."""
     if image.mode.startswith("I") or image.mode == "F":           # 16-bit, 32-bit or floating-point grey
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_8_bits(np.asarray(image), sixteen_bit or image.mode.startswith("I;16"))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -194,13 +202,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(grey: np.ndarray) -> np.ndarray:
-    """Grey values (H, W) → uint8, from the range that their type and their largest value say they are meant in."""
-    sixteen_bit, floating = grey.dtype.itemsize == 2, grey.dtype.kind == "f"
+def _to_8_bits(grey: np.ndarray, sixteen_bit: bool) -> np.ndarray:
+    """Grey values (H, W) → uint8, from 0…65535 if `sixteen_bit`, else from the range that their largest value says they are meant in."""
+    floating = grey.dtype.kind == "f"
     grey = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0)
     low, high = grey.min(), grey.max()
     if low < 0 or high > 65535:                                   # no customary range: stretch what there is
         grey, top = grey - low, high - low
     else:
-        top = 65535 if sixteen_bit else next(t for t in (1, 255, 65535) if high <= t and (floating or t > 1))
-    return np.round(grey * (255 / (top or 1))).astype(np.uint8)
+        top = 65535 if sixteen_bit and not floating else next(t for t in (1, 255, 65535) if high <= t and (floating or t > 1))
+    return np.round(grey * 255 / (top or 1)).astype(np.uint8)

@@ -19,3 +19,10 @@ class DownloadError(NpresnetError):
 
 class MissingDependencyError(NpresnetError, ImportError):
     """An optional dependency that isn't installed: names the extra that brings it."""
+
+
+def printable(name: object) -> str:
+    """A name that came from outside (a file's, a tensor's) as one line that any terminal shows; what can't be printed is escaped."""
+    text = str(name)
+    text = text if len(text) <= 5000 else text[:5000] + "…"       # longer than any path: a hostile file's tensor
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .errors import DownloadError, MissingDependencyError
+from .errors import DownloadError, MissingDependencyError, WeightsError, printable
 from .variants import PRETRAINED
+from .weights import check_file
 
 FILE = "model.safetensors"
 _INSTEAD = "give a file of your own with weights= (--weights), or use the model 'demo', which needs no download"
@@ -16,22 +17,28 @@ _INSTEAD = "give a file of your own with weights= (--weights), or use the model 
 def fetch(architecture: str, tag: str) -> Path:
     """Path of the weights published as timm/<architecture>.<tag>, from the cache or downloaded into it with a progress bar.
 
-    Raises DownloadError if they were never published, aren't cached and can't be fetched, and MissingDependencyError without the
-    extra `hub`; each in one line that says what to do instead.
+    Raises DownloadError if they were never published, aren't cached and can't be fetched, WeightsError if the file in the cache is
+    truncated or damaged, and MissingDependencyError without the extra `hub`; each in one line that says what to do instead.
     """
     name = f"{architecture}.{tag}"
     if name not in PRETRAINED:
         raise DownloadError(f"no weights were published for {architecture}; published are {', '.join(PRETRAINED)}. Or {_INSTEAD}")
     try:
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     except ImportError:
         raise MissingDependencyError(f"fetching {name} needs the extra 'hub': pip install 'npresnet[hub]'. Or {_INSTEAD}") from None
     repo = f"timm/{name}"
-    cached = try_to_load_from_cache(repo, FILE)
-    if isinstance(cached, str):
-        return Path(cached)
     try:
-        return Path(hf_hub_download(repo, FILE))
+        path = try_to_load_from_cache(repo, FILE)
+        if not isinstance(path, str):
+            # Asks once: without a network hf_hub_download alone would try for 23 seconds before it gave up.
+            get_hf_file_metadata(hf_hub_url(repo, FILE), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            path = hf_hub_download(repo, FILE)
     except Exception as error:                                    # whatever the hub, its HTTP library or the disk raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DownloadError(f"can't fetch {FILE} of {repo} ({reason}). Check the network, or {_INSTEAD}") from error
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]).rstrip(".")
+        raise DownloadError(f"can't fetch {FILE} of {repo} ({printable(reason)}). Check the network, or {_INSTEAD}") from error
+    try:
+        check_file(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}; to have it fetched again delete {Path(path).resolve()}. Or {_INSTEAD}") from None
+    return Path(path)

@@ -246,11 +246,11 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
     if file is None:
         return ResNetV2(variant, cfg, num_classes=1000 if num_classes is None else num_classes, **options)
     tensors, source = read_weights(file), str(file)
-    head = tensors.get("head.fc.bias")
-    in_file = head.shape[0] if head is not None and head.ndim == 1 else cfg["num_classes"]
+    head = tensors.get("head.fc.weight")
+    in_file = head.shape[0] if head is not None and head.ndim else cfg["num_classes"]
     model = ResNetV2(variant, cfg, num_classes=in_file if num_classes is None else num_classes, **options)
     shapes, fresh = model._shapes(), {}
-    if model.num_classes != in_file or features_only:
+    if model.num_classes != in_file:                              # the trunk is kept, the classifier is not
         tensors = {n: t for n, t in tensors.items() if not n.startswith("head.fc.")}
         fresh = {n: t for n, t in model._params.items() if n.startswith("head.")}
         if fresh:

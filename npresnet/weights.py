@@ -9,6 +9,7 @@ Source: https://huggingface.co/docs/safetensors (the format).
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import threading
@@ -19,30 +20,22 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .errors import WeightsError
-from .variants import COUNTER, VARIANTS, parameter_shapes
+from .errors import WeightsError, printable
+from .variants import COUNTER, DEMO, VARIANTS, parameter_shapes
 
 _FLOATS = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 _INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Every tensor of a safetensors file: name → read-only array; floats as float32, integers as int64.
+    """Every tensor of a safetensors file: name → read-only array; floats as float32, integers as they are.
 
     float32 tensors are views into the memory-mapped file, which must not be cut short while they are in use (a file that is replaced
     by renaming another over it, as `write_weights` does, is safe).
     Raises WeightsError if the file is missing, truncated, not safetensors or holds another dtype. Values are not looked at.
     """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="np"):                                             # validates the header and the file's length
-            pass
-        with open(path, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file") from None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise WeightsError(f"{path}: {_why_unreadable(path, error)}") from None
+    path, shown = Path(path), printable(path)
+    mapped = _map(path)
     start = 8 + int.from_bytes(mapped[:8], "little")
     header = json.loads(mapped[8:start])
     tensors = {}
@@ -51,22 +44,45 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
             continue
         dtype, shape, (begin, _) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if dtype not in _FLOATS and dtype not in _INTEGERS:
-            raise WeightsError(f"{path}: {name}: expected float32, float16, bfloat16 or float64, found {dtype}")
-        raw = np.frombuffer(mapped, (_FLOATS | _INTEGERS)[dtype], int(np.prod(shape, dtype=np.int64)), start + begin).reshape(shape)
+            raise WeightsError(f"{shown}: {printable(name)}: expected float32, float16, bfloat16 or float64, found {dtype}")
+        try:
+            raw = np.frombuffer(mapped, (_FLOATS | _INTEGERS)[dtype], math.prod(shape), start + begin).reshape(shape)
+        except ValueError as error:                                                       # 65 axes, or 0 × 2⁶³ numbers
+            raise WeightsError(f"{shown}: {printable(name)}: can't be an array ({error})") from None
         if dtype == "BF16":                                                               # the upper half of a float32
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):                                                  # a float64 too large becomes Inf: found later
-            array = raw.astype(np.float32 if dtype in _FLOATS else np.int64, copy=False)
+        with np.errstate(over="ignore", invalid="ignore"):                                # a float64 too large becomes Inf: found later
+            array = raw.astype(np.float32, copy=False) if dtype in _FLOATS else raw
         tensors[name] = np.require(array, requirements=["ALIGNED"])
         tensors[name].flags.writeable = False
     return tensors
 
 
+def check_file(path: str | os.PathLike) -> None:
+    """Raise WeightsError unless `path` is a well-formed safetensors file. Quick: the tensors themselves are not read."""
+    _map(Path(path)).close()
+
+
+def _map(path: Path) -> mmap.mmap:
+    """The file in memory, well formed: the header is sound and the tensors fill the rest of the file without gap or overlap."""
+    try:
+        with open(path, "rb") as file:                                                    # safe_open calls every failure "no such file"
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with safe_open(path, framework="np"):                                             # raises if it isn't
+            return mapped
+    except FileNotFoundError:
+        raise WeightsError(f"{printable(path)}: no such file") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise WeightsError(f"{printable(path)}: {_why_unreadable(path, error)}") from None
+
+
 def _why_unreadable(path: Path, error: Exception) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):
         return "is a folder, not a safetensors file"
     if isinstance(error, OSError) and not isinstance(error, SafetensorError) and error.errno is not None:
         return f"can't be read ({error.strerror})"
+    if not os.path.exists(path):                                                          # a NUL in its name
+        return "no such file"
     size = path.stat().st_size
     if size == 0:
         return "is empty"
@@ -76,7 +92,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return "is a PyTorch pickle, not safetensors; convert it with safetensors.torch.save_file(state_dict, path)"
     if size < 8 or int.from_bytes(head, "little") > size:
         return f"is truncated or not a safetensors file ({size:,} bytes)"
-    return f"is truncated, damaged or not a safetensors file ({error})"
+    return f"is truncated, damaged or not a safetensors file ({printable(error)})"
 
 
 def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], source: str, *,
@@ -88,37 +104,41 @@ def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]
     Raises WeightsError, naming `source` and the tensor, if one is missing, unexpected, of another shape or dtype, holds NaN or Inf,
     or is a negative variance.
     """
+    source = printable(source)
     missing = [name for name in shapes if name not in tensors and not name.endswith(COUNTER)]
     unexpected = [name for name in tensors if name not in shapes]
     if strict and missing:
-        raise WeightsError(f"{source}: missing tensor {_list(missing)}{_hint(tensors)}")
+        raise WeightsError(f"{source}: missing tensor {_list(missing)}{_hint(tensors, shapes)}")
     if strict and unexpected:
-        raise WeightsError(f"{source}: unexpected tensor {_list(unexpected)}{_hint(tensors)}")
+        raise WeightsError(f"{source}: unexpected tensor {_list(unexpected)}{_hint(tensors, shapes)}")
     checked = {}
     for name, shape in shapes.items():
         if name not in tensors:
             if name.endswith(COUNTER):
                 checked[name] = np.zeros((), np.int64)
             continue
-        array = np.asarray(tensors[name])
+        kind, what = (np.integer, "an integer") if name.endswith(COUNTER) else (np.floating, "a floating-point tensor")
+        try:
+            array = np.asarray(tensors[name])
+        except Exception as error:                                                        # a ragged list, a tensor on a GPU, …
+            raise WeightsError(f"{source}: {name}: expected {what}, found what is no array ({printable(error)})") from error
         if array.shape != shape:
-            raise WeightsError(f"{source}: {name}: expected shape {shape}, found {array.shape}{_hint(tensors)}")
-        if name.endswith(COUNTER):
-            checked[name] = array.astype(np.int64)
-            continue
-        if not np.issubdtype(array.dtype, np.floating):
-            raise WeightsError(f"{source}: {name}: expected a floating-point tensor, found {array.dtype}")
+            raise WeightsError(f"{source}: {name}: expected shape {shape}, found {array.shape}{_hint(tensors, shapes)}")
+        if not np.issubdtype(array.dtype, kind):
+            raise WeightsError(f"{source}: {name}: expected {what}, found {array.dtype}")
         with np.errstate(over="ignore"):
-            array = np.ascontiguousarray(array, np.float32)
+            array = np.require(array, np.int64 if name.endswith(COUNTER) else np.float32, ["C_CONTIGUOUS", "ALIGNED"])
+        if _can_change(array):                                                            # the caller keeps the right to change theirs
+            array = array.copy()
+            array.flags.writeable = False
+        checked[name] = array
+        if name.endswith(COUNTER):
+            continue
         if not np.isfinite(array).all():
             what = "NaN" if np.isnan(array).any() else "Inf (or a number too large for float32)"
             raise WeightsError(f"{source}: {name}: expected finite numbers, found {what}")
         if name.endswith("running_var") and array.size and array.min() < 0:
             raise WeightsError(f"{source}: {name}: expected variances, found {array.min()}")
-        if array.flags.writeable:                                                         # the caller keeps the right to change theirs
-            array = array.copy() if np.shares_memory(array, tensors[name]) else array
-            array.flags.writeable = False
-        checked[name] = array
     return checked
 
 
@@ -130,7 +150,7 @@ def write_weights(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], me
     path = Path(path)
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     data = save(arrays, metadata={"format": "pt"} | (metadata or {}))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary = path.parent / f".npresnet.{os.getpid()}.{threading.get_ident()}"
     try:
         try:
             temporary.write_bytes(data)
@@ -138,7 +158,7 @@ def write_weights(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], me
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise WeightsError(f"{path}: can't be written ({error.strerror})") from None
+        raise WeightsError(f"{printable(path)}: can't be written ({error.strerror})") from None
 
 
 def adapt_input_conv(weight: np.ndarray, in_chans: int) -> np.ndarray:
@@ -154,14 +174,31 @@ def adapt_input_conv(weight: np.ndarray, in_chans: int) -> np.ndarray:
 
 
 def _list(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _hint(tensors: Mapping[str, np.ndarray]) -> str:
-    """Which variant the tensors do fit, if any."""
-    trunk = {name: np.shape(t) for name, t in tensors.items() if not name.startswith("head.") and not name.endswith(COUNTER)}
-    for variant in VARIANTS.values():
-        shapes = parameter_shapes(variant, num_classes=0)
-        if trunk == {name: shape for name, shape in shapes.items() if not name.endswith(COUNTER)}:
+def _can_change(array: np.ndarray) -> bool:
+    """Whether anybody can still write into the memory behind `array`, if only through another view of it."""
+    owner = array
+    while isinstance(owner, (np.ndarray, memoryview)):
+        is_array = isinstance(owner, np.ndarray)
+        if owner.flags.writeable if is_array else not owner.readonly:
+            return True
+        owner = owner.base if is_array else owner.obj
+    if isinstance(owner, (bytes, mmap.mmap)):                                             # a file mapped by read_weights is read-only
+        return not memoryview(owner).readonly
+    return owner is not None                                                              # whose it is, we can't tell
+
+
+def _hint(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> str:
+    """Which other variant the tensors do fit, or that only the classifier is missing; nothing if neither."""
+    def trunk_of(shape_of):
+        return {name: shape for name, shape in shape_of.items() if not (str(name).startswith("head.") or str(name).endswith(COUNTER))}
+
+    trunk = trunk_of({name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()})
+    if trunk == trunk_of(shapes):
+        return "" if "head.fc.weight" in tensors else "; it has no classifier: give num_classes=0 for embeddings"
+    for variant in (*VARIANTS.values(), DEMO):
+        if trunk == trunk_of(parameter_shapes(variant, num_classes=0)):
             return f"; the file looks like {variant.name}"
     return ""

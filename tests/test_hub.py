@@ -1,0 +1,270 @@
+"""Published weights, from a Hugging Face Hub that this file plays on the loopback interface: nothing here touches the network.
+
+huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported, so every fetch runs in a process of its own.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from helpers import random_state
+from PIL import Image
+
+import npresnet
+from npresnet import DownloadError, MissingDependencyError, cli, hub
+from npresnet.variants import PRETRAINED, VARIANTS, parameter_shapes
+
+pytest.importorskip("huggingface_hub")
+
+NAME = "resnetv2_18.ra4_e3600_r224_in1k"
+PATH = f"/timm/{NAME}/resolve/main/model.safetensors"
+INSTEAD = "give a file of your own with weights= (--weights), or use the model 'demo', which needs no download"
+
+
+@pytest.fixture(scope="module")
+def published() -> bytes:
+    """A file such as timm's for resnetv2_18, with random numbers, in float16."""
+    state = random_state(parameter_shapes(VARIANTS["resnetv2_18"]), seed=18)
+    return safetensors.numpy.save({n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in state.items()})
+
+
+class Server(ThreadingHTTPServer):
+    """A hub with one file. `behave` says how it answers: "well", with an HTTP error, or by "dropping" or "hanging"."""
+    daemon_threads = True
+
+    def __init__(self, data: bytes):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.data, self.behave, self.requests = data, "well", []
+
+    def handle_error(self, request, client_address):
+        """A client that went away is part of the test."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_HEAD(self):
+        self.answer(with_body=False)
+
+    def do_GET(self):
+        self.answer(with_body=True)
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, with_body: bool):
+        if not self.path.startswith("/timm/"):                                            # huggingface_hub's own affairs
+            self.send_error(404)
+            return
+        self.server.requests.append(self.command)
+        data, behave = self.server.data, self.server.behave
+        if behave == "hanging":
+            time.sleep(30)
+        if behave.isdigit() or self.path != PATH:
+            self.send_response(int(behave) if behave.isdigit() else 404)
+            if behave == "404":
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        self.send_response(206 if begin else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.send_header("Content-Length", str(len(data) - begin))
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        if with_body and behave.startswith("dropping"):
+            self.wfile.write(data[begin:begin + (15 << 20)])                              # more than one of the client's chunks
+            self.close_connection = True
+            if behave == "dropping once":
+                self.server.behave = "well"
+            else:
+                self.server.data = b""                                                    # and nothing more comes
+        elif with_body:
+            self.wfile.write(data[begin:])
+
+
+@pytest.fixture
+def server(published) -> Iterator[Server]:
+    with Server(published) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def python(tmp_path, server):
+    """A function that runs Python code (or with `cli` a command) against the server, with a cache of its own in tmp_path/home."""
+    def run(code: str = "", *, cli: list[str] | None = None, **env: str) -> subprocess.CompletedProcess:
+        clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith(("HF_", "NPRESNET_"))}
+        clean |= dict(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HOME=str(tmp_path / "home"), NO_PROXY="127.0.0.1",
+                      HTTP_PROXY="http://127.0.0.1:9", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", OPENBLAS_NUM_THREADS="1",
+                      PYTHONPATH=str(Path(npresnet.__file__).parents[1]))
+        argv = ["-m", "npresnet", *cli] if cli else ["-c", code]
+        return subprocess.run([sys.executable, *argv], env=clean | env, capture_output=True, text=True, timeout=60)
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path) -> str:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+FETCH = f"""
+from npresnet import hub, NpresnetError
+try:
+    print(hub.fetch(*{NAME!r}.split(".")))
+except NpresnetError as error:
+    print(type(error).__name__, error)
+"""
+NO_WAITING = "import time; time.sleep = lambda seconds: None\n"                            # huggingface_hub waits between its attempts
+
+
+def says(done: subprocess.CompletedProcess) -> str:
+    """The one line that the code printed."""
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1, done.stdout
+    return done.stdout.strip()
+
+
+# --- what works ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_downloaded_once_and_gives_these_weights(python, server, published, tmp_path):
+    path = Path(says(python(FETCH)))
+    assert path.read_bytes() == published and path.is_relative_to(tmp_path / "home")
+    assert server.requests.count("GET") == 1
+    del server.requests[:]
+    assert says(python(FETCH)) == str(path) and server.requests == []                     # not even asked whether it is still the same
+    done = python(f"""
+import npresnet
+import numpy as np
+model = npresnet.create_model("resnetv2_18", pretrained=True)
+state = npresnet.read_weights({str(path)!r})
+assert set(state) == set(model.state_dict())
+assert all(np.array_equal(model.state_dict()[name], state[name]) for name in state)
+assert model.num_classes == 1000 and model.pretrained_cfg["hf_hub_id"] == "timm/{NAME}"
+print("fine")
+""", HF_HUB_OFFLINE="1")
+    assert says(done) == "fine" and server.requests == []
+
+
+def test_the_command_line_fetches_what_it_needs(python, server, photo):
+    done = python(cli=["classify", "--model", NAME, "-k1", photo])
+    assert done.returncode == 0 and done.stdout.startswith(f"{photo}\n") and "Traceback" not in done.stderr
+    assert server.requests.count("GET") == 1
+
+
+def test_a_dropped_connection_is_taken_up_again(python, server, published):
+    """At once, or with an older huggingface_hub when one asks again."""
+    server.behave = "dropping once"
+    says(python(NO_WAITING + FETCH))
+    path = says(python(NO_WAITING + FETCH))
+    assert Path(path).read_bytes() == published and server.requests.count("GET") == 2
+
+
+# --- what fails ---------------------------------------------------------------------------------------------------------------------
+
+
+def refused(server):
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("trouble, reason, env", [
+    (None, "offline mode is enabled", {"HF_HUB_OFFLINE": "1"}),
+    (refused, "Connection refused", {}),
+    ("404", "404", {}),
+    ("401", "401", {}),
+    ("500", "500", {}),
+    ("503", "503", {}),
+    ("hanging", "timed out", {"HF_HUB_ETAG_TIMEOUT": "1"}),
+], ids=["offline", "refused", "404", "401", "500", "503", "hanging"])
+def test_a_failure_is_one_line_within_seconds(python, server, photo, trouble, reason, env):
+    if callable(trouble):
+        trouble(server)
+    elif trouble:
+        server.behave = trouble
+    began = time.monotonic()
+    done = python(cli=["classify", "--model", "resnetv2_18", photo], **env)
+    assert time.monotonic() - began < 6
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"npresnet classify: can't fetch model.safetensors of timm/{NAME} (")
+    assert reason in done.stderr and done.stderr.endswith(f"). Check the network, or {INSTEAD}\n")
+
+
+def test_a_connection_that_drops_for_good(python, server, tmp_path):
+    server.behave = "dropping"
+    message = says(python(NO_WAITING + FETCH))
+    assert message.startswith(f"DownloadError can't fetch model.safetensors of timm/{NAME} (") and message.endswith(INSTEAD)
+    assert not list((tmp_path / "home").rglob("*.safetensors"))                           # nothing that looks whole
+
+
+def test_the_python_interface_raises_a_download_error(python):
+    done = python("import npresnet\nnpresnet.create_model('resnetv2_18', pretrained=True)", HF_HUB_OFFLINE="1")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("npresnet.errors.DownloadError: can't fetch ")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: data[:5], lambda data: b"",
+                                    lambda data: b"<html>Sign in to the hotel's network</html>"], ids=["half", "5 bytes", "empty", "a page"])
+def test_a_damaged_file_in_the_cache(python, server, photo, published, damage):
+    path = Path(says(python(FETCH)))
+    path.resolve().write_bytes(damage(published))
+    done = python(cli=["classify", "--model", "resnetv2_18", photo])
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"npresnet classify: {path}: is ")
+    advice = done.stderr.partition("to have it fetched again delete ")[2]
+    assert advice == f"{path.resolve()}. Or {INSTEAD}\n"
+    path.resolve().unlink()                                                               # the advice is sound
+    assert says(python(FETCH)) == str(path) and path.read_bytes() == published
+
+
+def test_a_cache_that_can_not_be_written(python, tmp_path):
+    (tmp_path / "home").write_text("a file where a folder has to be")
+    message = says(python(FETCH))
+    assert message.startswith(f"DownloadError can't fetch model.safetensors of timm/{NAME} (") and message.endswith(INSTEAD)
+
+
+def test_without_the_extra(monkeypatch, photo, capsys):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    want = f"fetching {NAME} needs the extra 'hub': pip install 'npresnet[hub]'. Or {INSTEAD}"
+    with pytest.raises(MissingDependencyError) as caught:
+        npresnet.create_model("resnetv2_18", pretrained=True)
+    assert str(caught.value) == want and isinstance(caught.value, ImportError)
+    assert cli.main(["classify", "--model", "resnetv2_18", photo]) == 2
+    assert capsys.readouterr() == ("", f"npresnet classify: {want}\n")
+
+
+def test_a_model_whose_weights_were_never_published(photo, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)                             # not even looked at
+    with pytest.raises(DownloadError) as caught:
+        npresnet.create_model("resnetv2_50d", pretrained=True)
+    assert str(caught.value) == \
+        f"no weights were published for resnetv2_50d; published are {', '.join(PRETRAINED)}. Or {INSTEAD}"
+    assert cli.main(["classify", "--model", "resnetv2_50d", photo]) == 1
+    assert capsys.readouterr().err == f"npresnet classify: {caught.value}\n"
+
+
+def test_pretrained_and_weights_at_once():
+    with pytest.raises(ValueError, match="either pretrained=True or weights=, not both"):
+        npresnet.create_model("resnetv2_18", pretrained=True, weights="x.safetensors")
+
+
+def test_the_demo_needs_no_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setattr(hub, "fetch", lambda *args: pytest.fail("fetched"))
+    assert npresnet.create_model("demo", pretrained=True).num_classes == 10
