@@ -119,13 +119,8 @@ def classify(args: argparse.Namespace) -> int:
 
     files = find_pictures(args.pictures)
     model = load_model(args)
-    transform, labels, failed, rows = model_transform(model, args.test_size), model_labels(model), 0, []
-    for file, x in read_pictures(files, transform):
-        if isinstance(x, ImageError):
-            failed += 1
-            say(f"npresnet classify: {x}")
-            rows.append({"file": file, "error": str(x)})
-            continue
+    transform, labels, rows = model_transform(model, args.test_size), model_labels(model), []
+    for file, x in read_pictures(args, files, transform, rows):
         probabilities, indices = topk(softmax(model(x)), min(args.top, len(labels)))
         if not np.isfinite(probabilities).all():
             raise WeightsError(f"{args.weights or args.model}: the weights are finite, but what they make of {printable(file)} is not")
@@ -138,7 +133,7 @@ def classify(args: argparse.Namespace) -> int:
                 print(f"  {100 * p:5.1f} %  {label.name}", flush=True)
     if args.json:
         print_json(rows)
-    return FAILED if failed else DONE
+    return FAILED if any("error" in row for row in rows) else DONE
 
 
 def summary(args: argparse.Namespace) -> int:
@@ -181,22 +176,15 @@ def compare(args: argparse.Namespace) -> int:
         raise MissingDependencyError("comparing with timm needs timm: pip install 'npresnet[parity]'")
     files = find_pictures(args.pictures)
     model = load_model(args)
-    transform, failed, rows = model_transform(model), 0, []
-    other = timm_trace(model)
-    for file, x in read_pictures(files, transform):
-        if isinstance(x, ImageError):
-            failed += 1
-            say(f"npresnet compare: {x}")
-            rows.append({"file": file, "error": str(x)})
-            continue
+    transform, other, rows = model_transform(model), timm_trace(model), []
+    for file, x in read_pictures(args, files, transform, rows):
         result = compare_traces(model.trace(x), other(x), args.tolerance)
-        failed += result.first_divergence is not None
         rows.append({"file": file} | result.as_dict())
         if not args.json:
             print(f"{printable(file)}: npresnet (numpy) against {args.against}\n{result}", flush=True)
     if args.json:
         print_json(rows)
-    return FAILED if failed else DONE
+    return FAILED if any("error" in row or row["first_divergence"] for row in rows) else DONE
 
 
 def timm_trace(model: ResNetV2):
@@ -249,26 +237,34 @@ def find_pictures(names: Iterable[str]) -> list[str]:
     return files + empty                                                                  # an empty one is reported, as a file that fails is
 
 
-def read_pictures(files: list[str], transform) -> Iterator[tuple[str, np.ndarray | ImageError]]:
-    """(file, the network's input (1, C, H, W) or the error it gave), with a progress bar on a terminal after the first second."""
+def read_pictures(args: argparse.Namespace, files: list[str], transform, rows: list[dict]) -> Iterator[tuple[str, np.ndarray]]:
+    """(file, the network's input (1, C, H, W)) of each picture that can be read; of the others the error is said and put into `rows`.
+
+    Shows a progress bar on a terminal after the first second.
+    """
     from tqdm import tqdm
 
     from .data import load_image
 
     bar = tqdm(files, unit="picture", delay=1, disable=None if len(files) > 1 else True, leave=False)
     for file in bar:
+        error = ""
         try:
             image = load_image(file)
             try:
                 x = transform(image)[None]
-            except ImageError as error:                                                   # the transform knows no file
-                x = ImageError(f"{printable(file)}: {error}")
-        except ImageError as error:
-            x = error
-        except MemoryError:                                                               # a thin line can be 100 times larger resized
-            x = ImageError(f"{printable(file)}: needs more memory than there is; make it smaller")
+            except ImageError as reason:                                                  # the transform knows no file
+                error = f"{printable(file)}: {reason}"
+        except ImageError as reason:
+            error = str(reason)
+        except MemoryError:
+            error = f"{printable(file)}: needs more memory than there is; make it smaller"
         bar.clear()                                                                       # what is printed next gets a line of its own
-        yield file, x
+        if error:
+            say(f"npresnet {args.command}: {error}")
+            rows.append({"file": file, "error": error})
+        else:
+            yield file, x
 
 
 def positive(text: str) -> int:
