@@ -26,8 +26,8 @@ def main():
     right.yaxis.label.set_color("#D55E00")
     larger = next(row["epoch"] for row in curve if row["px"] == record["recipe"]["px"])
     left.axvline(larger + 0.5, color="0.6", lw=0.8)
-    left.annotate(f"{record['recipe']['small_px']} px  ", (larger, left.get_ylim()[1]), ha="right", va="top", color="0.4")
-    left.annotate(f"  {record['recipe']['px']} px", (larger, left.get_ylim()[1]), va="top", color="0.4")
+    left.annotate(f"{record['recipe']['small_px']} px  ", (larger, left.get_ylim()[1] - 0.05), ha="right", va="top", color="0.4")
+    left.annotate(f"  {record['recipe']['px']} px", (larger, left.get_ylim()[1] - 0.05), va="top", color="0.4")
     figure.tight_layout()
     figure.savefig(HERE / "curve.png")
     for row in scored:

@@ -198,7 +198,7 @@ def main():
         torch.save(dict(model=model.state_dict(), ema=ema.state_dict(), optimiser=optimiser.state_dict(), epoch=epoch, curve=curve),
                    checkpoint)
     from safetensors.torch import save_file
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in ema.state_dict().items()}, args.out / "demo.safetensors")
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in ema.state_dict().items()}, args.out / "demo.safetensors")
     (args.out / "training.json").write_text(json.dumps(dict(recipe=recipe, wnids=wnids, torch=torch.__version__, curve=curve), indent=1))
 
 
