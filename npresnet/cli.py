@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .model import ResNetV2
 
 DONE, FAILED, USAGE = 0, 1, 2
+TOLERANCES = {"timm": 5e-6, "numba": 1e-4}                        # what `compare` allows, by what it compares with
 PICTURES = {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".ico", ".tga"}
 
 
@@ -105,10 +106,10 @@ def build_parser() -> argparse.ArgumentParser:
                   "npresnet compare --model demo --against timm photo.jpg")
     sub.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files, or folders of them")
     model_options(sub)
-    sub.add_argument("--against", choices=("timm",), default="timm",
-                     help="what to hold the NumPy reference against: timm with the same weights, which has to be installed")
-    sub.add_argument("--tolerance", type=float, default=5e-6, metavar="Δ",
-                     help="largest difference, as a share of a layer's largest magnitude (default: 5e-6)")
+    sub.add_argument("--against", choices=tuple(TOLERANCES), default="timm",
+                     help="what to hold the NumPy reference against: timm, which has to be installed, or the numba backend (default: timm)")
+    sub.add_argument("--tolerance", type=float, metavar="Δ", help="largest difference, as a share of a layer's largest magnitude "
+                     "(default: 5e-6 against timm, 1e-4 against numba)")
     return parser
 
 
@@ -172,13 +173,20 @@ def compare(args: argparse.Namespace) -> int:
     """`npresnet compare`: the table of differences for each picture; exit code 1 if a layer diverges."""
     from .comparison import compare as compare_traces
 
-    if find_spec("timm") is None:                                                         # before anything is downloaded
+    if args.against == "timm" and find_spec("timm") is None:                                                         # before anything is downloaded
         raise MissingDependencyError("comparing with timm needs timm: pip install 'npresnet[parity]'")
     files = find_pictures(args.pictures)
     model = load_model(args)
-    transform, other, rows = model_transform(model), timm_trace(model), []
+    transform, rows = model_transform(model), []
+    if args.against == "timm":
+        other = timm_trace(model)
+    else:
+        from .model import ResNetV2
+        twin = ResNetV2(model.variant, model.pretrained_cfg, num_classes=model.num_classes, backend=args.against)
+        twin.load_state_dict(model.state_dict())
+        other = twin.trace
     for file, x in read_pictures(args, files, transform, rows):
-        result = compare_traces(model.trace(x), other(x), args.tolerance)
+        result = compare_traces(model.trace(x), other(x), TOLERANCES[args.against] if args.tolerance is None else args.tolerance)
         rows.append({"file": file} | result.as_dict())
         if not args.json:
             print(f"{printable(file)}: npresnet (numpy) against {args.against}\n{result}", flush=True)
@@ -211,7 +219,8 @@ def load_model(args: argparse.Namespace) -> ResNetV2:
     """The model of --model and --weights."""
     from .model import create_model
 
-    return create_model(args.model, weights=args.weights, pretrained=args.weights is None and args.model != "demo")
+    return create_model(args.model, weights=args.weights, pretrained=args.weights is None and args.model != "demo",
+                        backend="numpy" if args.command == "compare" else "auto")
 
 
 def model_transform(model: ResNetV2, use_test_size: bool = False):

@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from . import ops
 from .errors import WeightsError
-from .network import Network
+from .network import Network, no_tap
 from .variants import (COUNTER, DEMO, GLOBAL_POOLS, Variant, count_parameters, find_variant, parameter_shapes, pretrained_cfg)
 from .weights import adapt_input_conv, check_weights, read_weights, write_weights
 
-BACKENDS = {"numpy": Network}
+BACKENDS = ("numpy", "numba")
 
 
 class IncompatibleKeys(NamedTuple):
@@ -72,9 +73,10 @@ class ResNetV2:
         info = variant.feature_info(output_stride)
         self.feature_info = FeatureInfo(info, take_indices(len(info), out_indices))
         self.num_features = variant.channels[-1]
-        self.backend, self.exact = choose_backend(backend), exact
-        if num_threads is not None and self.backend == "numpy":
-            raise ValueError("num_threads: the numpy backend takes its threads from the environment variable OPENBLAS_NUM_THREADS")
+        self.backend, self.exact, self.num_threads = choose_backend(backend), exact, num_threads
+        if num_threads is not None and (self.backend == "numpy" or num_threads < 1):
+            raise ValueError("num_threads must be at least 1" if self.backend != "numpy" else
+                             "num_threads: the numpy backend takes its threads from the environment variable OPENBLAS_NUM_THREADS")
         self._set_params(initial_state(self._shapes(), seed))
 
     # --- calling it -----------------------------------------------------------------------------------------------------------
@@ -121,7 +123,8 @@ class ResNetV2:
         """Every layer's output for pictures (N, C, H, W): timm module path → array, in forward order.
 
         `normN` and `norm` include their ReLU, `stages.0.blocks.0` is the block's sum, `head.global_pool` and `head.fc` keep their
-        1×1 pixels, all as a hook on timm's modules sees them. Always the readable reference (`network.py`), whatever the backend.
+        1×1 pixels, all as a hook on timm's modules sees them. On the numba backend a layer that is fused into the next one does not
+        exist by itself; in its place stands what the readable reference (`network.py`) gives.
         """
         layers: dict[str, np.ndarray] = {}
         network = self._reference(tap=layers.__setitem__)
@@ -130,6 +133,13 @@ class ResNetV2:
             network.forward_intermediates(x, list(self.feature_info.out_indices), stop_early=True)
         else:
             network.forward(x)
+        if self.backend == "numba":
+            layers |= {path: y for path, y in self._network.trace(x).items() if path in layers}
+            if not self.features_only:
+                features = layers["norm"]
+                layers["head.global_pool"] = ops.global_pool(features, self.global_pool)
+                if self.num_classes:
+                    layers["head.fc"] = self._network.forward_head(features).reshape(layers["head.fc"].shape)
         return layers
 
     def eval(self) -> ResNetV2:
@@ -192,9 +202,14 @@ class ResNetV2:
 
     def _set_params(self, params: dict[str, np.ndarray]) -> None:
         self._params = params
-        self._network = BACKENDS[self.backend](self.variant, params, output_stride=self.output_stride, global_pool=self.global_pool)
+        if self.backend == "numpy":
+            self._network = self._reference()
+        else:
+            from .fast.engine import Engine
+            self._network = Engine(self.variant, params, output_stride=self.output_stride, global_pool=self.global_pool, exact=self.exact,
+                                   num_threads=self.num_threads)
 
-    def _reference(self, tap) -> Network:
+    def _reference(self, tap=no_tap) -> Network:
         return Network(self.variant, self._params, output_stride=self.output_stride, global_pool=self.global_pool, tap=tap)
 
     def _check_pictures(self, x: np.ndarray) -> np.ndarray:
@@ -224,9 +239,11 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
     features_only: the model returns a list of raw feature maps; out_indices picks some (n for the last n, negatives allowed).
     global_pool: "avg", "max", "avgmax", "catavgmax" or "" (none). in_chans: picture channels; weights for 3 are adapted as timm does.
     output_stride: 32, 16 or 8: keep more pixels in the last stages by dilating their kernels.
-    backend: "numpy" is the reference; "auto" takes the environment variable NPRESNET_BACKEND, or the fastest there is.
-    exact: no arithmetic shortcuts, whatever the backend; the reference never takes any.
-    num_threads: for backends with threads of their own; NumPy's matrix product has its own setting, OPENBLAS_NUM_THREADS.
+    backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles for some seconds); "auto" takes the
+        environment variable NPRESNET_BACKEND, else "numpy".
+    exact: no Winograd convolutions, which the numba backend uses where they are faster; the reference never does.
+    num_threads: of the numba backend, default NUMBA_NUM_THREADS, else one a core. NumPy's matrix product has its own setting,
+        OPENBLAS_NUM_THREADS.
 
     Raises ValueError on an unknown name or a bad argument, WeightsError on unfit weights, DownloadError and MissingDependencyError
     if published weights can't be had.

@@ -5,9 +5,9 @@ import numpy as np
 
 from npresnet import variants
 
-BACKENDS = ["numpy"]                                              # every backend runs the same tests; numba and cuda join here
-LAYER_TOLERANCE = {"numpy": 5e-6}
-LOGITS_TOLERANCE = {"numpy": 5e-6}
+BACKENDS = ["numpy", "numba"]                                     # every backend runs the same tests; cuda joins here
+LAYER_TOLERANCE = {"numpy": 5e-6, "numba": 1e-4}
+LOGITS_TOLERANCE = {"numpy": 5e-6, "numba": 5e-5}
 
 
 def assert_close(what: str, got: np.ndarray, want: np.ndarray, tolerance: float) -> float:

@@ -434,3 +434,10 @@ def test_weights_that_overflow_are_named(tiny, photos, tmp_path, capsys):
     npresnet.write_weights(tmp_path / "huge.safetensors", state)
     assert "huge.safetensors: the weights are finite" in complaint(capsys, 1, "classify", "--json", "--model", "tiny", "--weights",
                                                                     tmp_path / "huge.safetensors", photos / "a.png")
+
+
+def test_compare_with_the_fast_engine(photos, capsys):
+    assert main(["compare", "--json", "--against", "numba", str(photos / "a.png")]) == 0
+    row, = json.loads(capsys.readouterr().out)
+    assert row["tolerance"] == 1e-4 and row["first_divergence"] is None and 0 < row["max_delta"] <= 1e-4 and len(row["layers"]) == 125
+    assert main(["compare", "--against", "numba", "--tolerance", "0", str(photos / "a.png")]) == 1

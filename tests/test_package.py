@@ -91,7 +91,7 @@ def test_no_file_of_the_package_imports_a_framework():
 
 def test_imports_point_one_way():
     """Operations know nothing of models, models nothing of the command line."""
-    order = ["errors", "ops", "variants", "weights", "network", "demo", "labels", "hub", "data", "model", "summary", "comparison", "cli"]
+    order = ["errors", "ops", "variants", "weights", "network", "fast", "demo", "labels", "hub", "data", "model", "summary", "comparison", "cli"]
     lazy = {("labels", "model"), ("model", "summary")}            # for types alone, and inside a method
     for path in (ROOT / "npresnet").rglob("*.py"):
         own = path.relative_to(ROOT / "npresnet").parts[0].removesuffix(".py")

@@ -1,0 +1,137 @@
+"""The fast CPU engine: plans once for each picture size, then runs without allocating. It explains no network; its readable twin is
+`npresnet/network.py`.
+
+`Engine` has the four methods of a backend (`forward`, `forward_features`, `forward_intermediates`, `forward_head`) and takes and
+gives NCHW float32 like the reference. Pictures of a batch are walked one by one, so that activations stay in the cache and a
+picture's result doesn't depend on its batch.
+
+It has threads of its own, that run one compiled function together (`loops.run`): no Numba threading layer takes part, and a forked
+or spawned worker starts its own.
+"""
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numba import config
+
+from .. import ops
+from ..variants import Variant
+from . import loops as L
+from .plan import HeadPlan, Packed, Plan
+
+KEPT_PLANS = 8                                                    # picture sizes whose plan and workspace are kept, the latest first
+
+
+@dataclass
+class Ready:
+    """A plan with its own workspace."""
+    plan: Plan
+    workspace: np.ndarray
+    sync: np.ndarray
+
+    @classmethod
+    def of(cls, plan: Plan, threads: int) -> Ready:
+        return cls(plan, np.zeros(plan.size, np.float32), np.zeros((len(plan.ops) + 1, threads + 1, 16), np.int64))
+
+
+class Engine:
+    """The network `variant` with `params`, ready to run on `num_threads` threads (default: NUMBA_NUM_THREADS, else one a core).
+
+    Raises ValueError if num_threads is less than 1. May be called from several threads: they take turns.
+    """
+
+    def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], *, output_stride: int = 32, global_pool: str = "avg",
+                 exact: bool = False, num_threads: int | None = None):
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, not {num_threads}")
+        self.variant, self.params, self.output_stride, self.global_pool = variant, params, output_stride, global_pool
+        self.exact = exact
+        self.threads = num_threads or config.NUMBA_NUM_THREADS
+        self.packed, self.plans = Packed(), OrderedDict()
+        self.lock, self.pool, self.pid = threading.Lock(), None, 0
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """x (N, 3, H, W) float32 → logits (N, 1000)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: np.ndarray) -> np.ndarray:
+        """x (N, 3, H, W) → the last feature map (N, 2048, H/32, W/32), after the final batch norm and ReLU."""
+        return self._maps(x, ["norm"])[0]
+
+    def forward_intermediates(self, x: np.ndarray, take: list[int], norm: bool = False, stop_early: bool = False,
+                              intermediates_only: bool = False):
+        """As `Network.forward_intermediates`."""
+        paths = [self.variant.stem_convs[-1], *(f"stages.{s}" for s in range(len(self.variant.depths)))]
+        last = len(self.variant.depths)
+        wanted = [paths[i] if not (norm and i == last) else "norm" for i in take]
+        count = max(take) if stop_early else last
+        final = "norm" if count == last else paths[count] if count else "stem.pool"
+        *maps, end = self._maps(x, [*wanted, final])
+        return maps if intermediates_only else (end, maps)
+
+    def forward_head(self, features: np.ndarray, pre_logits: bool = False) -> np.ndarray:
+        """Feature map (N, 2048, 7, 7) → logits (N, 1000), or with `pre_logits` or without a classifier the embedding (N, 2048)."""
+        y = ops.global_pool(features, self.global_pool)                   # (N, 2048, 1, 1)
+        if not pre_logits and "head.fc.weight" in self.params and len(y):
+            with self.lock:
+                ready = self._ready(("head", *y.shape), lambda: HeadPlan(self.variant, self.params, self.packed, *y.shape))
+                ready.plan.source.view(ready.workspace, len(y))[:] = y
+                self._run(ready, np.empty(0, np.float32))
+                y = ready.plan.tensors["head.fc"].view(ready.workspace, len(y)).copy()
+        elif not pre_logits and "head.fc.weight" in self.params:
+            y = np.empty((0, self.params["head.fc.bias"].size, *y.shape[2:]), np.float32)
+        return y.reshape(y.shape[:2]) if self.global_pool else y          # (N, 1000)
+
+    def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """The layers that exist here, by timm path: what a convolution gives before its batch norm is folded away and not among them."""
+        n, c, h, w = x.shape
+        plan = Plan(self.variant, self.params, self.packed, 1, c, h, w, self.output_stride, self.exact, keep=True)
+        ready, layers = Ready.of(plan, self.threads), {path: np.empty((n, t.c, t.h, t.w), np.float32) for path, t in plan.tensors.items()}
+        with self.lock:
+            for i in range(n):
+                self._run(ready, np.ascontiguousarray(x[i]).reshape(-1))
+                for path, tensor in plan.tensors.items():
+                    layers[path][i] = tensor.view(ready.workspace, 1)[0]
+        return layers
+
+    def _maps(self, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
+        """The feature maps called `paths` of the pictures x, each (N, C, P, Q)."""
+        n, c, h, w = x.shape
+        with self.lock:
+            ready = self._ready((c, h, w), lambda: Plan(self.variant, self.params, self.packed, 1, c, h, w, self.output_stride, self.exact))
+            tensors = [ready.plan.tensors[path] for path in paths]
+            maps = [np.empty((n, t.c, t.h, t.w), np.float32) for t in tensors]
+            for i in range(n):
+                self._run(ready, np.ascontiguousarray(x[i]).reshape(-1))
+                for y, tensor in zip(maps, tensors):
+                    y[i] = tensor.view(ready.workspace, 1)[0]
+        return maps
+
+    def _ready(self, key: tuple, make) -> Ready:
+        """The plan for `key`, made when it is first asked for; the ones used longest ago go."""
+        if key not in self.plans:
+            self.plans[key] = Ready.of(make(), self.threads)
+            if len(self.plans) > KEPT_PLANS:
+                self.plans.popitem(last=False)
+        self.plans.move_to_end(key)
+        return self.plans[key]
+
+    def _run(self, ready: Ready, x: np.ndarray) -> None:
+        """All operations of a plan, on all threads."""
+        ready.sync[:] = 0
+        args = ready.plan.ops, ready.plan.offs, self.packed.array(), ready.workspace, x, ready.sync, self.threads
+        if self.threads == 1:
+            L.run(*args)
+            return
+        if self.pid != os.getpid():                                       # first call, or in a forked child, whose threads are gone
+            self.pool, self.pid = ThreadPoolExecutor(self.threads - 1, "npresnet"), os.getpid()
+        helpers = [self.pool.submit(L.run, *args) for _ in range(self.threads - 1)]
+        L.run(*args)
+        for helper in helpers:
+            helper.result()

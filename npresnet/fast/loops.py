@@ -1,0 +1,211 @@
+"""The one function that the fast engine compiles: it walks over the planned operations, together with its fellow threads.
+
+Every thread runs `run` over the same table of operations. Inside an operation each has a share of the tasks (a few tiles
+each), always the same part of the picture, so that it finds in its own cache what it wrote one operation before. Tasks are drawn from
+an atomic counter; who is done with the own share helps with the others', and behind the operation they wait for each other. Nothing
+is allocated and no Python is touched, so the interpreter's lock is free.
+
+        thread 0   ▓▓▓ ▓▓▓ ▓▓▓│▓▓ ▓▓ ▓▓│…
+        thread 1   ▓▓▓ ▓▓▓▓▓▓ │▓▓ ▓▓   │…        │ wait for all
+                   conv1       conv2
+
+An operation is a row of int64: see the constants below. Places are in floats from the start of the workspace (activations) or of the
+weights.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+from .kernels import fetch_add, give_way, load_acquire, make_tile
+from .target import MR, MR_SMALL, NR, NV, VL, compiled
+from .winograd import make_transforms
+
+tile, tile_small = make_tile(MR, NV, VL), make_tile(MR_SMALL, NV, VL)
+forward2, backward2 = make_transforms(2, VL)
+forward4, backward4 = make_transforms(4, VL)
+
+INPUT, CONV, MAXPOOL, AVGPOOL, WINOGRAD_IN, WINOGRAD_OUT = range(6)
+# Columns of an operation. TASKS come first; what the others mean depends on the kind, as the functions below read them.
+(KIND, TASKS, PICTURES, P, Q, SRC, SRC_PICTURE, SRC_ROW, SRC_PIXEL, DST, DST_PICTURE, DST_ROW, DST_PIXEL,
+ RES, RES_PICTURE, RES_ROW, RES_PIXEL, TWO, TWO_PICTURE, TWO_ROW, TWO_PIXEL, SCALE, SHIFT, WEIGHT, PANELS, PANEL, BIAS, LINEAR,
+ OFFS, NRUNS, RUN, TILES_A_TASK, PANELS_A_TASK, PANELS_OUTER, CHANNELS, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M) = range(41)
+COLUMNS = 48
+
+
+@compiled
+def conv_tile(op, index, panel, offs, ws, weights):
+    """One tile of a convolution: pixel tile `index`, channel panel `panel`."""
+    across = (op[Q] + MR - 1) // MR
+    q = index % across * MR
+    row = index // across
+    picture, p = row // op[P], row % op[P]
+    pixels = min(MR, op[Q] - q)
+    src = ws + 4 * (op[SRC] + picture * op[SRC_PICTURE] + p * op[SRC_ROW] + q * op[SRC_PIXEL])
+    dst = ws + 4 * (op[DST] + picture * op[DST_PICTURE] + p * op[DST_ROW] + q * op[DST_PIXEL] + panel * NR)
+    res, two, scale, shift = ws, 0, weights, weights
+    if op[TWO] >= 0:
+        res = ws + 4 * (op[RES] + picture * op[RES_PICTURE] + p * op[RES_ROW] + q * op[RES_PIXEL] + panel * NR)
+        two = ws + 4 * (op[TWO] + picture * op[TWO_PICTURE] + p * op[TWO_ROW] + q * op[TWO_PIXEL] + panel * NR)
+        scale, shift = weights + 4 * (op[SCALE] + panel * NR), weights + 4 * (op[SHIFT] + panel * NR)
+    w = weights + 4 * (op[WEIGHT] + picture * op[WEIGHT_PICTURE] + panel * op[PANEL])
+    bias = weights + 4 * (op[BIAS] + panel * NR)
+    if pixels > MR_SMALL:
+        tile(pixels, src, op[SRC_PIXEL], offs + 8 * op[OFFS], op[NRUNS], op[RUN], w, bias, op[LINEAR], dst, op[DST_PIXEL],
+             res, op[RES_PIXEL], scale, shift, two, op[TWO_PIXEL])
+    else:
+        tile_small(pixels, src, op[SRC_PIXEL], offs + 8 * op[OFFS], op[NRUNS], op[RUN], w, bias, op[LINEAR], dst, op[DST_PIXEL],
+                   res, op[RES_PIXEL], scale, shift, two, op[TWO_PIXEL])
+
+
+@compiled
+def conv(op, task, offs, ws, weights):
+    """A block of tiles × panels; the operand that is used again soonest is walked over in the inner loop."""
+    blocks = (op[PANELS] + op[PANELS_A_TASK] - 1) // op[PANELS_A_TASK]
+    first_panel, first_tile = task % blocks * op[PANELS_A_TASK], task // blocks * op[TILES_A_TASK]
+    tiles = op[PICTURES] * op[P] * ((op[Q] + MR - 1) // MR)
+    last_panel, last_tile = min(first_panel + op[PANELS_A_TASK], op[PANELS]), min(first_tile + op[TILES_A_TASK], tiles)
+    if op[PANELS_OUTER]:
+        for panel in range(first_panel, last_panel):
+            for index in range(first_tile, last_tile):
+                conv_tile(op, index, panel, offs, ws, weights)
+    else:
+        for index in range(first_tile, last_tile):
+            for panel in range(first_panel, last_panel):
+                conv_tile(op, index, panel, offs, ws, weights)
+
+
+@compiled
+def take_in(op, task, x, ws):
+    """One row of a picture (C, H, W) into the workspace as (W, C)."""
+    picture, row, channels, width = task // op[H], task % op[H], op[CHANNELS], op[W]
+    start = op[DST] + picture * op[DST_PICTURE] + row * op[DST_ROW]
+    dst = ws[start:start + width * channels]
+    for c in range(channels):
+        src = x[((picture * channels + c) * op[H] + row) * width:][:width]
+        for w in range(width):
+            dst[w * channels + c] = src[w]
+
+
+@compiled
+def normalise(op, picture, p, q, y, ws, weights):
+    """The second output of a pooled pixel: max(y · scale + shift, 0)."""
+    n = op[CHANNELS]
+    start = op[TWO] + picture * op[TWO_PICTURE] + p * op[TWO_ROW] + q * op[TWO_PIXEL]
+    two, scale, shift = ws[start:start + n], weights[op[SCALE]:op[SCALE] + n], weights[op[SHIFT]:op[SHIFT] + n]
+    for c in range(n):
+        value = y[c] * scale[c] + shift[c]
+        two[c] = np.float32(0) if value < 0 else value
+
+
+@compiled
+def max_pool(op, task, ws, weights):
+    """One row of 3×3 maxima, stride 2, one pixel of −∞ around; NaN wins."""
+    picture, p, n = task // op[P], task % op[P], op[CHANNELS]
+    for q in range(op[Q]):
+        start = op[DST] + picture * op[DST_PICTURE] + p * op[DST_ROW] + q * op[DST_PIXEL]
+        y = ws[start:start + n]
+        y[:] = -np.inf
+        for i in range(max(2 * p - 1, 0), min(2 * p + 2, op[H])):
+            for j in range(max(2 * q - 1, 0), min(2 * q + 2, op[W])):
+                start = op[SRC] + picture * op[SRC_PICTURE] + i * op[SRC_ROW] + j * op[SRC_PIXEL]
+                x = ws[start:start + n]
+                for c in range(n):
+                    y[c] = x[c] if (x[c] > y[c]) | (x[c] != x[c]) else y[c]
+        normalise(op, picture, p, q, y, ws, weights)
+
+
+@compiled
+def avg_pool(op, task, ws):
+    """One row of 2×2 means; what lies outside counts for nothing, or with ALL_COUNT as zeros."""
+    picture, p, n = task // op[P], task % op[P], op[CHANNELS]
+    for q in range(op[Q]):
+        start = op[DST] + picture * op[DST_PICTURE] + p * op[DST_ROW] + q * op[DST_PIXEL]
+        y = ws[start:start + n]
+        y[:] = 0
+        count = 0
+        for i in range(op[STRIDE] * p, min(op[STRIDE] * p + 2, op[H])):
+            for j in range(op[STRIDE] * q, min(op[STRIDE] * q + 2, op[W])):
+                start = op[SRC] + picture * op[SRC_PICTURE] + i * op[SRC_ROW] + j * op[SRC_PIXEL]
+                x = ws[start:start + n]
+                count += 1
+                for c in range(n):
+                    y[c] += x[c]
+        share = np.float32(1) / np.float32(4 if op[ALL_COUNT] else count)
+        for c in range(n):
+            y[c] *= share
+
+
+@compiled
+def winograd_in(op, task, ws):
+    """One row of tiles, transformed: tile t's place (i, j) goes to DST + (i·n + j)·DST_PICTURE + t·DST_PIXEL."""
+    across, m = op[Q], op[M]
+    for q in range(across):
+        src = ws + 4 * (op[SRC] + task * m * op[SRC_ROW] + q * m * op[SRC_PIXEL])
+        dst = ws + 4 * (op[DST] + (task * across + q) * op[DST_PIXEL])
+        for c in range(0, op[CHANNELS], VL):
+            if m == 4:
+                forward4(src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], dst + 4 * c, op[DST_PICTURE])
+            else:
+                forward2(src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], dst + 4 * c, op[DST_PICTURE])
+
+
+@compiled
+def winograd_out(op, task, ws, weights):
+    """One row of tiles, transformed back, with bias and ReLU; at the right and bottom edge only what lies inside."""
+    across, m = op[Q], op[M]
+    high = min(m, op[H] - task * m)
+    for q in range(across):
+        src = ws + 4 * (op[SRC] + (task * across + q) * op[SRC_PIXEL])
+        dst = ws + 4 * (op[DST] + task * m * op[DST_ROW] + q * m * op[DST_PIXEL])
+        wide = min(m, op[W] - q * m)
+        for c in range(0, op[CHANNELS], VL):
+            bias = weights + 4 * (op[BIAS] + c)
+            if m == 4:
+                backward4(src + 4 * c, op[SRC_PICTURE], dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
+            else:
+                backward2(src + 4 * c, op[SRC_PICTURE], dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
+
+
+@compiled
+def run_task(op, task, offs, weights, ws, x, offs_at, weights_at, ws_at):
+    """One task of an operation."""
+    if op[KIND] == CONV:
+        conv(op, task, offs_at, ws_at, weights_at)
+    elif op[KIND] == INPUT:
+        take_in(op, task, x, ws)
+    elif op[KIND] == WINOGRAD_IN:
+        winograd_in(op, task, ws_at)
+    elif op[KIND] == WINOGRAD_OUT:
+        winograd_out(op, task, ws_at, weights_at)
+    elif op[KIND] == MAXPOOL:
+        max_pool(op, task, ws, weights)
+    else:
+        avg_pool(op, task, ws)
+
+
+@compiled
+def run(ops, offs, weights, ws, x, sync, threads):
+    """Run the operations `ops` (n, COLUMNS) together with the other threads that were given the same arguments.
+
+    offs int64: offsets of the convolutions' runs. weights, ws (workspace), x (pictures) float32, flat. sync (n + 1, threads + 1, 16)
+    int64 zeros, a cache line a counter: for each operation how many tasks of each thread's share were drawn, and how many threads
+    are done; in the last row, how many threads have come.
+    """
+    offs_at, weights_at, ws_at, line = offs.ctypes.data, weights.ctypes.data, ws.ctypes.data, 128
+    sync_at = sync.ctypes.data
+    me = fetch_add(sync_at + ops.shape[0] * (threads + 1) * line, 1)
+    for i in range(ops.shape[0]):
+        op, counters = ops[i], sync_at + i * (threads + 1) * line
+        for j in range(threads):                                  # first the own share, whose input is in the own cache; then the others'
+            owner = (me + j) % threads
+            first, last = owner * op[TASKS] // threads, (owner + 1) * op[TASKS] // threads
+            task = first + fetch_add(counters + owner * line, 1)
+            while task < last:
+                run_task(op, task, offs, weights, ws, x, offs_at, weights_at, ws_at)
+                task = first + fetch_add(counters + owner * line, 1)
+        done, waited = fetch_add(counters + threads * line, 1) + 1, 0
+        while done < threads:
+            waited += 1
+            if waited > 4096:
+                give_way()
+            done = load_acquire(counters + threads * line)

@@ -1,0 +1,39 @@
+"""Which vectors this machine has, and so what shape a tile is: as many pixels × channels as its registers hold."""
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+from numba import config, njit
+
+
+def features() -> set[str]:
+    """The instruction sets that Numba compiles for: the host's, or those of NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    if config.CPU_FEATURES is not None:
+        return {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
+    if config.CPU_NAME not in (None, "host", llvm.get_host_cpu_name()):
+        return KNOWN.get(config.CPU_NAME, set())
+    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+
+
+KNOWN = {"x86-64-v4": {"avx512f", "avx2", "fma"}, "skylake-avx512": {"avx512f", "avx2", "fma"}, "znver4": {"avx512f", "avx2", "fma"},
+         "x86-64-v3": {"avx2", "fma"}, "haswell": {"avx2", "fma"}, "skylake": {"avx2", "fma"}, "znver2": {"avx2", "fma"},
+         "znver3": {"avx2", "fma"}}
+
+# floats a vector, vectors a tile is wide, its pixels, and those of the small tile for what is left of a row
+if "avx512f" in features():
+    VL, NV, MR, MR_SMALL = 16, 2, 14, 7                           # 28 of 32 registers hold sums
+elif {"avx2", "fma"} <= features():
+    VL, NV, MR, MR_SMALL = 8, 2, 6, 3                             # 12 of 16
+elif "neon" in features():
+    VL, NV, MR, MR_SMALL = 4, 4, 6, 3                             # 24 of 32
+else:
+    VL, NV, MR, MR_SMALL = 4, 2, 4, 2                             # 8 of 16; the compiler's own idea of a fused multiply-add
+FMA = bool({"avx512f", "fma", "neon"} & features())
+NR = VL * NV
+
+
+def compiled(function):
+    """`function` compiled by Numba, free of the interpreter's lock; kept on disk where there is a folder to keep it in."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:                                          # nowhere to write: compile anew in each process
+        return njit(nogil=True)(function)

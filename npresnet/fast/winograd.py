@@ -1,0 +1,121 @@
+"""Winograd's convolution: a 3×3, stride-1 convolution with 2.25 or 4 times fewer multiplications. The fast engine's transforms.
+
+An m×m tile of outputs comes from n×n inputs, n = m + 2. Both the inputs d and the kernel g are transformed, multiplied place by
+place (summed over the channels: n² small matrix products), and transformed back:
+
+    Y = Aᵀ [ (G g Gᵀ) ⊙ (Bᵀ d B) ] A
+
+                            multiplications an output      places n²    error (float32, largest seen)
+    direct                            9                        –             1e-7
+    m = 2  F(2×2, 3×3)              16/4 = 4                  16             3e-7
+    m = 4  F(4×4, 3×3)             36/16 = 2.25               36             3e-6
+
+The kernels are transformed once, in float64. Inputs and products are transformed here, VL channels at a time, by straight-line vector
+code written out from the matrices: a 0 costs nothing and a ±1 no multiplication.
+
+Source: Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308, sections 4.1 and 4.3.
+"""
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .kernels import F32, I64
+
+MATRICES = {
+    2: dict(BT=[[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+            G=[[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+            AT=[[1, 1, 1, 0], [0, 1, -1, -1]]),
+    4: dict(BT=[[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0], [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0],
+                [0, 4, 0, -5, 0, 1]],
+            G=[[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6],
+               [0, 0, 1]],
+            AT=[[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+}
+
+
+def transform_kernels(weight: np.ndarray, m: int) -> np.ndarray:
+    """G g Gᵀ for every kernel: (K, C, 3, 3) → (n·n, K, C, 1, 1) float32, computed in float64."""
+    g = np.array(MATRICES[m]["G"])
+    u = np.einsum("ir,kcrs,js->ijkc", g, weight.astype(np.float64), g)
+    return u.reshape(len(g) ** 2, *weight.shape[:2], 1, 1).astype(np.float32)
+
+
+def _combine(b, V, row, values):
+    """Σ row[i] · values[i], one instruction a term where it can be."""
+    VL, total = V.count, None
+    for factor, value in zip(row, values):
+        if factor == 0:
+            continue
+        if total is None:
+            total = value if factor == 1 else b.fmul(ir.Constant(V, [float(factor)] * VL), value)
+        elif abs(factor) == 1:
+            total = b.fadd(total, value) if factor > 0 else b.fsub(total, value)
+        else:
+            total = b.fadd(total, b.fmul(ir.Constant(V, [float(factor)] * VL), value))
+    return total
+
+
+def make_transforms(m: int, VL: int):
+    """The two transforms of F(m×m, 3×3) for VL channels of one tile, as Numba intrinsics (int64 arguments, addresses in bytes, strides
+    in floats):
+
+    forward(src, row, pixel, dst, plane)               n×n pixels of src → Bᵀ d B, place (i, j) at dst + (i·n + j)·plane
+    backward(src, plane, dst, row, pixel, bias, high, wide)   Aᵀ M A + bias, ReLU → the first high×wide of m×m pixels of dst
+    """
+    n, V = m + 2, ir.VectorType(F32, VL)
+    BT, AT = MATRICES[m]["BT"], MATRICES[m]["AT"]
+
+    def at(b, address, offset):
+        return b.bitcast(b.gep(b.inttoptr(address, F32.as_pointer()), [offset]), V.as_pointer())
+
+    def load(b, address, offset):
+        value = b.load(at(b, address, offset))
+        value.align = 4
+        return value
+
+    def place(b, i, row, j, pixel):
+        return b.add(b.mul(row, ir.Constant(I64, i)), b.mul(pixel, ir.Constant(I64, j)))
+
+    def sandwich(b, T, x):
+        """T x Tᵀ for a square of vectors x."""
+        half = [[_combine(b, V, row, [x[k][j] for k in range(n)]) for j in range(n)] for row in T]
+        return [[_combine(b, V, row, half[i]) for row in T] for i in range(len(T))]
+
+    @intrinsic
+    def forward(typingctx, src, row, pixel, dst, plane):
+        sig = types.void(*[types.int64] * 5)
+
+        def codegen(ctx, b, sig, args):
+            src, row, pixel, dst, plane = args
+            d = [[load(b, src, place(b, i, row, j, pixel)) for j in range(n)] for i in range(n)]
+            for i, values in enumerate(sandwich(b, BT, d)):
+                for j, value in enumerate(values):
+                    b.store(value, at(b, dst, b.mul(plane, ir.Constant(I64, i * n + j)))).align = 4
+            return ctx.get_dummy_value()
+
+        return sig, codegen
+
+    @intrinsic
+    def backward(typingctx, src, plane, dst, row, pixel, bias, high, wide):
+        sig = types.void(*[types.int64] * 8)
+
+        def codegen(ctx, b, sig, args):
+            src, plane, dst, row, pixel, bias, high, wide = args
+            M = [[load(b, src, b.mul(plane, ir.Constant(I64, i * n + j))) for j in range(n)] for i in range(n)]
+            shift, zero = load(b, bias, ir.Constant(I64, 0)), ir.Constant(V, [0.0] * VL)
+            for i, values in enumerate(sandwich(b, AT, M)):
+                for j, value in enumerate(values):
+                    y = b.fadd(value, shift)
+                    y = b.select(b.fcmp_ordered("<", y, zero), zero, y)                   # NaN compares false and stays
+                    inside = b.and_(b.icmp_signed("<", ir.Constant(I64, i), high), b.icmp_signed("<", ir.Constant(I64, j), wide))
+                    with b.if_then(inside, likely=True):
+                        b.store(y, at(b, dst, place(b, i, row, j, pixel))).align = 4
+            return ctx.get_dummy_value()
+
+        return sig, codegen
+
+    return forward, backward
