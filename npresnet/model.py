@@ -52,7 +52,8 @@ class FeatureInfo(list):
 class ResNetV2:
     """A ResNetV2 with its tensors, for inference. Made by `create_model`; called like a function, from any number of threads.
 
-    variant: which network. state: tensors in timm's names, or None for random ones from `seed`. For the rest see `create_model`.
+    variant: which network. cfg: its pretrained_cfg. params: tensors that `check_weights` passed, default random ones from `seed`. For the
+    rest see `create_model`.
 
     Attributes: pretrained_cfg (how its weights want pictures, timm's keys), feature_info, num_features (channels of the last feature
     map), head_hidden_size (width of an embedding), num_classes, in_chans, global_pool, backend.
@@ -60,7 +61,8 @@ class ResNetV2:
 
     def __init__(self, variant: Variant, cfg: Mapping, *, num_classes: int, features_only: bool = False,
                  out_indices: int | Sequence[int] | None = None, global_pool: str = "avg", in_chans: int = 3, output_stride: int = 32,
-                 seed: int = 0, backend: str = "auto", exact: bool = False, num_threads: int | None = None):
+                 seed: int = 0, backend: str = "auto", exact: bool = False, num_threads: int | None = None,
+                 params: dict[str, np.ndarray] | None = None):
         if global_pool not in GLOBAL_POOLS:
             raise ValueError(f"unknown global_pool {global_pool!r}: choose one of {', '.join(map(repr, GLOBAL_POOLS))}")
         if num_classes < 0 or in_chans < 1:
@@ -74,10 +76,9 @@ class ResNetV2:
         self.feature_info = FeatureInfo(info, take_indices(len(info), out_indices))
         self.num_features = variant.channels[-1]
         self.backend, self.exact, self.num_threads = choose_backend(backend), exact, num_threads
-        if num_threads is not None and (self.backend == "numpy" or num_threads < 1):
-            raise ValueError("num_threads must be at least 1" if self.backend != "numpy" else
-                             "num_threads: the numpy backend takes its threads from the environment variable OPENBLAS_NUM_THREADS")
-        self._set_params(initial_state(self._shapes(), seed))
+        if num_threads is not None and self.backend == "numpy":
+            raise ValueError("num_threads: the numpy backend takes its threads from the environment variable OPENBLAS_NUM_THREADS")
+        self._set_params(initial_state(self._shapes(), seed) if params is None else params)
 
     # --- calling it -----------------------------------------------------------------------------------------------------------
 
@@ -173,12 +174,11 @@ class ResNetV2:
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a new, randomly initialised classifier of `num_classes` (0 for none) on the trunk, and change the global pool."""
         other = ResNetV2(self.variant, self.pretrained_cfg, num_classes=num_classes, in_chans=self.in_chans, seed=self.seed,
-                         global_pool=self.global_pool if global_pool is None else global_pool, backend=self.backend)
+                         global_pool=self.global_pool if global_pool is None else global_pool, backend=self.backend, params={})
         self.num_classes, self.global_pool = other.num_classes, other.global_pool
         self.pretrained_cfg = other.pretrained_cfg
         trunk = {name: array for name, array in self._params.items() if not name.startswith("head.")}
-        head = {name: array for name, array in other._params.items() if name.startswith("head.")}
-        self._set_params(trunk | head)
+        self._set_params(trunk | initial_state(other._head_shapes(), self.seed))
 
     @property
     def head_hidden_size(self) -> int:
@@ -199,6 +199,9 @@ class ResNetV2:
 
     def _shapes(self) -> dict[str, tuple]:
         return parameter_shapes(self.variant, num_classes=self.num_classes, in_chans=self.in_chans, global_pool=self.global_pool)
+
+    def _head_shapes(self) -> dict[str, tuple]:
+        return {name: shape for name, shape in self._shapes().items() if name.startswith("head.")}
 
     def _set_params(self, params: dict[str, np.ndarray]) -> None:
         self._params = params
@@ -265,11 +268,11 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
     tensors, source = read_weights(file), str(file)
     head = tensors.get("head.fc.weight")
     in_file = head.shape[0] if head is not None and head.ndim else cfg["num_classes"]
-    model = ResNetV2(variant, cfg, num_classes=in_file if num_classes is None else num_classes, **options)
+    model = ResNetV2(variant, cfg, num_classes=in_file if num_classes is None else num_classes, params={}, **options)
     shapes, fresh = model._shapes(), {}
     if model.num_classes != in_file:                              # the trunk is kept, the classifier is not
         tensors = {n: t for n, t in tensors.items() if not n.startswith("head.fc.")}
-        fresh = {n: t for n, t in model._params.items() if n.startswith("head.")}
+        fresh = initial_state(model._head_shapes(), seed)
         if fresh:
             warnings.warn(f"{source} has {in_file} classes, {num_classes} were asked for: the classifier is randomly initialised",
                           stacklevel=2)

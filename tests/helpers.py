@@ -1,6 +1,9 @@
 """What several test files share: one comparison, random weights that any machine makes alike, and pictures of awkward sizes."""
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
+
 import numpy as np
 
 from npresnet import variants
@@ -57,3 +60,15 @@ def awkward_picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     waves = np.stack([(x * 7 + y * 3) % 256, (x * y) % 256, (x * 2 + 255 - y) % 256], -1)
     noise = np.random.default_rng(seed).integers(0, 64, (height, width, 3))
     return ((waves + noise) % 256).astype(np.uint8)
+
+
+@contextmanager
+def unprivileged():
+    """Root may read and write everything: be nobody for a while."""
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(was)

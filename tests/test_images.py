@@ -7,11 +7,10 @@ import struct
 import time
 import tracemalloc
 import zlib
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from helpers import awkward_picture
+from helpers import awkward_picture, unprivileged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
@@ -233,18 +232,6 @@ def test_damaged_exif_leaves_the_picture(exif):
 
 
 # --- what is no picture -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def unprivileged():
-    """Root may read everything: be nobody for a while."""
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(was)
 
 
 def test_not_a_picture(tmp_path):

@@ -7,14 +7,13 @@ import os
 import pickle
 import struct
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from helpers import assert_close, random_pictures, random_state
+from helpers import assert_close, random_pictures, random_state, unprivileged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch_twin import TorchResNetV2, randomise
@@ -75,18 +74,6 @@ def assert_same_state(got, want):
     for name in want:
         assert got[name].dtype == want[name].dtype and got[name].shape == want[name].shape, name
         np.testing.assert_array_equal(got[name], want[name], err_msg=name)
-
-
-@contextmanager
-def unprivileged():
-    """Root may read and write everything: be nobody for a while."""
-    was = os.geteuid()
-    if was == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(was)
 
 
 def error_of(call, *args, **kwargs) -> str:

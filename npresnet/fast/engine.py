@@ -72,8 +72,10 @@ class Engine:
         wanted = [paths[i] if not (norm and i == last) else "norm" for i in take]
         count = max(take) if stop_early else last
         final = "norm" if count == last else paths[count] if count else "stem.pool"
+        if intermediates_only:
+            return self._maps(x, wanted)
         *maps, end = self._maps(x, [*wanted, final])
-        return maps if intermediates_only else (end, maps)
+        return end, maps
 
     def forward_head(self, features: np.ndarray, pre_logits: bool = False) -> np.ndarray:
         """Feature map (N, 2048, 7, 7) → logits (N, 1000), or with `pre_logits` or without a classifier the embedding (N, 2048)."""
@@ -90,27 +92,27 @@ class Engine:
 
     def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The layers that exist here, by timm path: what a convolution gives before its batch norm is folded away and not among them."""
-        n, c, h, w = x.shape
-        plan = Plan(self.variant, self.params, self.packed, 1, c, h, w, self.output_stride, self.exact, keep=True)
-        ready, layers = Ready.of(plan, self.threads), {path: np.empty((n, t.c, t.h, t.w), np.float32) for path, t in plan.tensors.items()}
         with self.lock:
-            for i in range(n):
-                self._run(ready, np.ascontiguousarray(x[i]).reshape(-1))
-                for path, tensor in plan.tensors.items():
-                    layers[path][i] = tensor.view(ready.workspace, 1)[0]
-        return layers
+            ready = Ready.of(self._plan(x, keep=True), self.threads)
+            return dict(zip(ready.plan.tensors, self._run_each(ready, x, list(ready.plan.tensors))))
 
     def _maps(self, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
         """The feature maps called `paths` of the pictures x, each (N, C, P, Q)."""
-        n, c, h, w = x.shape
         with self.lock:
-            ready = self._ready((c, h, w), lambda: Plan(self.variant, self.params, self.packed, 1, c, h, w, self.output_stride, self.exact))
-            tensors = [ready.plan.tensors[path] for path in paths]
-            maps = [np.empty((n, t.c, t.h, t.w), np.float32) for t in tensors]
-            for i in range(n):
-                self._run(ready, np.ascontiguousarray(x[i]).reshape(-1))
-                for y, tensor in zip(maps, tensors):
-                    y[i] = tensor.view(ready.workspace, 1)[0]
+            return self._run_each(self._ready(x.shape[1:], lambda: self._plan(x)), x, paths)
+
+    def _plan(self, x: np.ndarray, keep: bool = False) -> Plan:
+        """A plan for one picture of the size of x's."""
+        return Plan(self.variant, self.params, self.packed, 1, *x.shape[1:], self.output_stride, self.exact, keep)
+
+    def _run_each(self, ready: Ready, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
+        """Run the plan on each picture of x; the tensors called `paths`, each (N, C, P, Q)."""
+        tensors = [ready.plan.tensors[path] for path in paths]
+        maps = [np.empty((len(x), t.c, t.h, t.w), np.float32) for t in tensors]
+        for i, picture in enumerate(x):
+            self._run(ready, np.ascontiguousarray(picture).reshape(-1))
+            for y, tensor in zip(maps, tensors):
+                y[i] = tensor.view(ready.workspace, 1)[0]
         return maps
 
     def _ready(self, key: tuple, make) -> Ready:

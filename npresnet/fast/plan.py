@@ -125,9 +125,6 @@ class Plan:
         self.scratch: dict[tuple, Tensor] = {}
         self.all: list[Tensor] = []
         self._build(in_chans, h, w, output_stride)
-        self._finish()
-
-    def _finish(self) -> None:
         self.size += 2 * MR * max(t.pitch for t in self.all)              # a tile reads MR pixels, even where fewer are left
         self.ops, self.offs = np.stack(self.rows), np.array(self.offs, np.int64)
 
