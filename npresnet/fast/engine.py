@@ -80,30 +80,34 @@ class Engine:
     def forward_head(self, features: np.ndarray, pre_logits: bool = False) -> np.ndarray:
         """Feature map (N, 2048, 7, 7) → logits (N, 1000), or with `pre_logits` or without a classifier the embedding (N, 2048)."""
         y = ops.global_pool(features, self.global_pool)                   # (N, 2048, 1, 1)
-        if not pre_logits and "head.fc.weight" in self.params and len(y):
+        if not pre_logits and "head.fc.weight" in self.params:
+            n, c, p, q = y.shape
+            logits = np.empty((n, self.params["head.fc.bias"].size, p, q), np.float32)
             with self.lock:
-                ready = self._ready(("head", *y.shape), lambda: HeadPlan(self.variant, self.params, self.packed, *y.shape))
-                ready.plan.source.view(ready.workspace, len(y))[:] = y
-                self._run(ready, np.empty(0, np.float32))
-                y = ready.plan.tensors["head.fc"].view(ready.workspace, len(y)).copy()
-        elif not pre_logits and "head.fc.weight" in self.params:
-            y = np.empty((0, self.params["head.fc.bias"].size, *y.shape[2:]), np.float32)
+                if n:
+                    ready = self._ready(("head", *y.shape), lambda: HeadPlan(self.variant, self.params, self.packed, *y.shape))
+                    ready.plan.source.view(ready.workspace)[0] = y.transpose(1, 0, 2, 3).reshape(c, n * p, q)
+                    self._run(ready, np.empty(0, np.float32))
+                    classes = ready.plan.tensors["head.fc"].view(ready.workspace)[0]                  # (1000, N·P, Q)
+                    logits[:] = classes.reshape(-1, n, p, q).transpose(1, 0, 2, 3)
+            y = logits
         return y.reshape(y.shape[:2]) if self.global_pool else y          # (N, 1000)
 
     def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The layers that exist here, by timm path: what a convolution gives before its batch norm is folded away and not among them."""
         with self.lock:
-            ready = Ready.of(self._plan(x, keep=True), self.threads)
+            ready = Ready.of(self._plan(x, None), self.threads)
             return dict(zip(ready.plan.tensors, self._run_each(ready, x, list(ready.plan.tensors))))
 
     def _maps(self, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
         """The feature maps called `paths` of the pictures x, each (N, C, P, Q)."""
         with self.lock:
-            return self._run_each(self._ready(x.shape[1:], lambda: self._plan(x)), x, paths)
+            return self._run_each(self._ready((*x.shape[1:], *paths), lambda: self._plan(x, paths)), x, paths)
 
-    def _plan(self, x: np.ndarray, keep: bool = False) -> Plan:
+    def _plan(self, x: np.ndarray, wanted: list[str] | None) -> Plan:
         """A plan for one picture of the size of x's."""
-        return Plan(self.variant, self.params, self.packed, 1, *x.shape[1:], self.output_stride, self.exact, keep)
+        return Plan(self.variant, self.params, self.packed, *x.shape[1:], output_stride=self.output_stride, threads=self.threads,
+                    exact=self.exact, wanted=wanted)
 
     def _run_each(self, ready: Ready, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
         """Run the plan on each picture of x; the tensors called `paths`, each (N, C, P, Q)."""
@@ -112,7 +116,7 @@ class Engine:
         for i, picture in enumerate(x):
             self._run(ready, np.ascontiguousarray(picture).reshape(-1))
             for y, tensor in zip(maps, tensors):
-                y[i] = tensor.view(ready.workspace, 1)[0]
+                y[i] = tensor.view(ready.workspace)[0]
         return maps
 
     def _ready(self, key: tuple, make) -> Ready:

@@ -17,10 +17,10 @@ from __future__ import annotations
 import numpy as np
 
 from .kernels import fetch_add, give_way, load_acquire, make_tile
-from .target import MR, MR_SMALL, NR, NV, VL, compiled
+from .target import NR, NV, SIZES, VL, compiled
 from .winograd import make_transforms
 
-tile, tile_small = make_tile(MR, NV, VL), make_tile(MR_SMALL, NV, VL)
+tile = make_tile(SIZES, NV, VL)
 forward2, backward2 = make_transforms(2, VL)
 forward4, backward4 = make_transforms(4, VL)
 
@@ -28,33 +28,33 @@ INPUT, CONV, MAXPOOL, AVGPOOL, WINOGRAD_IN, WINOGRAD_OUT = range(6)
 # Columns of an operation. TASKS come first; what the others mean depends on the kind, as the functions below read them.
 (KIND, TASKS, PICTURES, P, Q, SRC, SRC_PICTURE, SRC_ROW, SRC_PIXEL, DST, DST_PICTURE, DST_ROW, DST_PIXEL,
  RES, RES_PICTURE, RES_ROW, RES_PIXEL, TWO, TWO_PICTURE, TWO_ROW, TWO_PIXEL, SCALE, SHIFT, WEIGHT, PANELS, PANEL, BIAS, LINEAR,
- OFFS, NRUNS, RUN, TILES_A_TASK, PANELS_A_TASK, PANELS_OUTER, CHANNELS, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M) = range(41)
-COLUMNS = 48
+ SRC2, SRC2_PICTURE, SRC2_ROW, SRC2_PIXEL, FIRST2, OFFS, NRUNS, RUN, STEP, TILES_A_TASK, PANELS_A_TASK, PANELS_OUTER, CHANNELS,
+ H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M, FLOPS, COMPUTED) = range(49)
+COLUMNS = 56
 
 
 @compiled
-def conv_tile(op, index, panel, offs, ws, weights):
-    """One tile of a convolution: pixel tile `index`, channel panel `panel`."""
-    across = (op[Q] + MR - 1) // MR
-    q = index % across * MR
+def conv_tile(op, index, panel, nth, offs, ws, weights):
+    """One tile of a convolution: pixel tile `index`, channel panel `panel`; the panel's `nth` tile."""
+    across = (op[Q] + op[STEP] - 1) // op[STEP]
+    q = index % across * op[STEP]
     row = index // across
     picture, p = row // op[P], row % op[P]
-    pixels = min(MR, op[Q] - q)
+    pixels = min(op[STEP], op[Q] - q)
     src = ws + 4 * (op[SRC] + picture * op[SRC_PICTURE] + p * op[SRC_ROW] + q * op[SRC_PIXEL])
+    src2 = ws + 4 * (op[SRC2] + picture * op[SRC2_PICTURE] + p * op[SRC2_ROW] + q * op[SRC2_PIXEL])
     dst = ws + 4 * (op[DST] + picture * op[DST_PICTURE] + p * op[DST_ROW] + q * op[DST_PIXEL] + panel * NR)
-    res, two, scale, shift = ws, 0, weights, weights
+    res, two, scale, shift = 0, 0, weights, weights
     if op[TWO] >= 0:
-        res = ws + 4 * (op[RES] + picture * op[RES_PICTURE] + p * op[RES_ROW] + q * op[RES_PIXEL] + panel * NR)
+        if op[RES] >= 0:
+            res = ws + 4 * (op[RES] + picture * op[RES_PICTURE] + p * op[RES_ROW] + q * op[RES_PIXEL] + panel * NR)
         two = ws + 4 * (op[TWO] + picture * op[TWO_PICTURE] + p * op[TWO_ROW] + q * op[TWO_PIXEL] + panel * NR)
         scale, shift = weights + 4 * (op[SCALE] + panel * NR), weights + 4 * (op[SHIFT] + panel * NR)
     w = weights + 4 * (op[WEIGHT] + picture * op[WEIGHT_PICTURE] + panel * op[PANEL])
     bias = weights + 4 * (op[BIAS] + panel * NR)
-    if pixels > MR_SMALL:
-        tile(pixels, src, op[SRC_PIXEL], offs + 8 * op[OFFS], op[NRUNS], op[RUN], w, bias, op[LINEAR], dst, op[DST_PIXEL],
-             res, op[RES_PIXEL], scale, shift, two, op[TWO_PIXEL])
-    else:
-        tile_small(pixels, src, op[SRC_PIXEL], offs + 8 * op[OFFS], op[NRUNS], op[RUN], w, bias, op[LINEAR], dst, op[DST_PIXEL],
-                   res, op[RES_PIXEL], scale, shift, two, op[TWO_PIXEL])
+    ahead = w + 4 * op[PANEL] + nth * op[PANEL] // NR * 64 if nth < NR // 16 else w       # the next panel, shared out over the first tiles
+    tile(pixels, src, op[SRC_PIXEL], offs + 8 * op[OFFS], op[NRUNS], op[RUN], src2, op[SRC2_PIXEL], op[FIRST2], w, ahead, bias, op[LINEAR],
+         dst, op[DST_PIXEL], res, op[RES_PIXEL], scale, shift, two, op[TWO_PIXEL])
 
 
 @compiled
@@ -62,16 +62,16 @@ def conv(op, task, offs, ws, weights):
     """A block of tiles × panels; the operand that is used again soonest is walked over in the inner loop."""
     blocks = (op[PANELS] + op[PANELS_A_TASK] - 1) // op[PANELS_A_TASK]
     first_panel, first_tile = task % blocks * op[PANELS_A_TASK], task // blocks * op[TILES_A_TASK]
-    tiles = op[PICTURES] * op[P] * ((op[Q] + MR - 1) // MR)
+    tiles = op[PICTURES] * op[P] * ((op[Q] + op[STEP] - 1) // op[STEP])
     last_panel, last_tile = min(first_panel + op[PANELS_A_TASK], op[PANELS]), min(first_tile + op[TILES_A_TASK], tiles)
     if op[PANELS_OUTER]:
         for panel in range(first_panel, last_panel):
             for index in range(first_tile, last_tile):
-                conv_tile(op, index, panel, offs, ws, weights)
+                conv_tile(op, index, panel, index - first_tile, offs, ws, weights)
     else:
         for index in range(first_tile, last_tile):
             for panel in range(first_panel, last_panel):
-                conv_tile(op, index, panel, offs, ws, weights)
+                conv_tile(op, index, panel, NR, offs, ws, weights)
 
 
 @compiled
@@ -179,7 +179,7 @@ def run_task(op, task, offs, weights, ws, x, offs_at, weights_at, ws_at):
         winograd_out(op, task, ws_at, weights_at)
     elif op[KIND] == MAXPOOL:
         max_pool(op, task, ws, weights)
-    else:
+    elif op[KIND] == AVGPOOL:
         avg_pool(op, task, ws)
 
 

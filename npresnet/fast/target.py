@@ -18,17 +18,17 @@ KNOWN = {"x86-64-v4": {"avx512f", "avx2", "fma"}, "skylake-avx512": {"avx512f", 
          "x86-64-v3": {"avx2", "fma"}, "haswell": {"avx2", "fma"}, "skylake": {"avx2", "fma"}, "znver2": {"avx2", "fma"},
          "znver3": {"avx2", "fma"}}
 
-# floats a vector, vectors a tile is wide, its pixels, and those of the small tile for what is left of a row
+# floats a vector, vectors a tile is wide, and how many pixels high a tile may be
 if "avx512f" in features():
-    VL, NV, MR, MR_SMALL = 16, 2, 14, 7                           # 28 of 32 registers hold sums
+    VL, NV, SIZES = 16, 2, (14, 8, 7, 4)                          # 28 of 32 registers hold sums
 elif {"avx2", "fma"} <= features():
-    VL, NV, MR, MR_SMALL = 8, 2, 6, 3                             # 12 of 16
+    VL, NV, SIZES = 8, 2, (6, 4, 3)                               # 12 of 16
 elif "neon" in features():
-    VL, NV, MR, MR_SMALL = 4, 4, 6, 3                             # 24 of 32
+    VL, NV, SIZES = 4, 4, (6, 4, 3)                               # 24 of 32
 else:
-    VL, NV, MR, MR_SMALL = 4, 2, 4, 2                             # 8 of 16; the compiler's own idea of a fused multiply-add
+    VL, NV, SIZES = 4, 2, (4, 2)                                  # 8 of 16; the compiler's own idea of a fused multiply-add
 FMA = bool({"avx512f", "fma", "neon"} & features())
-NR = VL * NV
+MR, NR = SIZES[0], VL * NV                                        # the largest tile: MR pixels × NR channels
 
 
 def compiled(function):

@@ -1,0 +1,89 @@
+"""Where activations lie: their layout, and one workspace that all of them share.
+
+An activation lies as (picture, row, column, channel), each pixel `pitch` floats after the one before. The pitch is a little more than
+the channels: were it a power of two, the pixels of a tile would fall into the same few places of the first-level cache. A tensor that
+a 3×3 convolution reads has a border of zeros, written once; what writes it writes inside.
+
+        ┌ border ───────────────┐
+        │ 0  0  0  0  0  0 ┆ 0  │         ┆ extra: zeros under the Winograd tiles that hang over the edge
+        │ 0  ▓  ▓  ▓  ▓  0 ┆ 0  │
+        │ 0  ▓  ▓  ▓  ▓  0 ┆ 0  │         ▓ a pixel: c floats, then pitch − c that nobody reads
+
+Tensors that are never needed at the same time share a place. That is less for the memory's size than for its speed: what was used a
+moment ago is still in the cache, a new place has to be fetched from memory before it is written to.
+
+Source: Pisarchyk & Lee 2020, "Efficient Memory Management for Deep Neural Net Inference", arXiv 2001.03288 (greedy by size).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .target import NR
+
+FOREVER = 1 << 30
+
+
+def up(n: int, to: int) -> int:
+    """n, rounded up to a multiple of `to`."""
+    return -(-n // to) * to
+
+
+@dataclass(eq=False)
+class Tensor:
+    """An activation of `pictures` pictures; places and distances are in floats. It is in use from operation `first` to `last`, and
+    begins at `base` of the workspace, once `place` has put it there."""
+    pictures: int
+    h: int
+    w: int
+    c: int
+    border: int = 0
+    extra: int = 0
+    tight: bool = False                                               # pixels one behind the other: pitch = c
+    first: int = FOREVER
+    last: int = -1
+    base: int = 0
+
+    @property
+    def pitch(self) -> int:
+        return self.c if self.tight else up(self.c, NR) + 16
+
+    @property
+    def row(self) -> int:
+        return (self.w + 2 * self.border + self.extra) * self.pitch
+
+    @property
+    def picture(self) -> int:
+        return (self.h + 2 * self.border + self.extra) * self.row
+
+    @property
+    def size(self) -> int:
+        return up(self.pictures * self.picture, 16)
+
+    def at(self, y: int = 0, x: int = 0) -> int:
+        """Where pixel (y, x) of the first picture begins; −border is the first."""
+        return self.base + (y + self.border) * self.row + (x + self.border) * self.pitch
+
+    def use(self, operation: int) -> None:
+        """Note that it is in use in `operation`. One with a border must keep its zeros, so nothing else may ever lie there."""
+        self.first, self.last = (0, FOREVER) if self.border else (min(self.first, operation), max(self.last, operation))
+
+    def view(self, workspace: np.ndarray) -> np.ndarray:
+        """The activation as (N, C, H, W), a view of the workspace."""
+        strides = np.array((self.picture, 1, self.row, self.pitch)) * workspace.itemsize
+        return np.lib.stride_tricks.as_strided(workspace[self.at():], (self.pictures, self.c, self.h, self.w), strides)
+
+
+def place(tensors: list[Tensor]) -> int:
+    """Give every tensor its base, so that none overlaps one in use at the same time; returns the floats needed. Largest first, each as
+    far down as it fits."""
+    placed: list[Tensor] = []
+    for tensor in sorted(tensors, key=lambda t: -t.size):
+        tensor.base = 0
+        for other in sorted(placed, key=lambda t: t.base):
+            together = tensor.first <= other.last and other.first <= tensor.last
+            if together and tensor.base + tensor.size > other.base and tensor.base < other.base + other.size:
+                tensor.base = other.base + other.size
+        placed.append(tensor)
+    return max(t.base + t.size for t in tensors)
