@@ -23,7 +23,9 @@ from numba import config
 from .. import ops
 from ..variants import Variant
 from . import loops as L
-from .plan import HeadPlan, Packed, Plan
+from .memory import aligned
+from .packing import Packed
+from .plan import HeadPlan, Plan
 
 KEPT_PLANS = 8                                                    # picture sizes whose plan and workspace are kept, the latest first
 
@@ -37,7 +39,7 @@ class Ready:
 
     @classmethod
     def of(cls, plan: Plan, threads: int) -> Ready:
-        return cls(plan, np.zeros(plan.size, np.float32), np.zeros((len(plan.ops) + 1, threads + 1, 16), np.int64))
+        return cls(plan, aligned(plan.size), np.zeros((len(plan.ops) + 1, threads + 1, 16), np.int64))
 
 
 class Engine:
@@ -58,7 +60,10 @@ class Engine:
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """x (N, 3, H, W) float32 → logits (N, 1000)."""
-        return self.forward_head(self.forward_features(x))
+        if self.global_pool != "avg":
+            return self.forward_head(self.forward_features(x))
+        last = self._maps(x, ["head.fc" if "head.fc.weight" in self.params else "head.global_pool"])[0]
+        return last.reshape(last.shape[:2])
 
     def forward_features(self, x: np.ndarray) -> np.ndarray:
         """x (N, 3, H, W) → the last feature map (N, 2048, H/32, W/32), after the final batch norm and ReLU."""
@@ -106,7 +111,7 @@ class Engine:
 
     def _plan(self, x: np.ndarray, wanted: list[str] | None) -> Plan:
         """A plan for one picture of the size of x's."""
-        return Plan(self.variant, self.params, self.packed, *x.shape[1:], output_stride=self.output_stride, threads=self.threads,
+        return Plan(self.variant, self.params, self.packed, *x.shape[1:], output_stride=self.output_stride, global_pool=self.global_pool, threads=self.threads,
                     exact=self.exact, wanted=wanted)
 
     def _run_each(self, ready: Ready, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:

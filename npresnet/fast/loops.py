@@ -24,12 +24,13 @@ tile = make_tile(SIZES, NV, VL)
 forward2, backward2 = make_transforms(2, VL)
 forward4, backward4 = make_transforms(4, VL)
 
-INPUT, CONV, MAXPOOL, AVGPOOL, WINOGRAD_IN, WINOGRAD_OUT = range(6)
+INPUT, CONV, MAXPOOL, AVGPOOL, WINOGRAD, WINOGRAD_IN, WINOGRAD_OUT, GLOBALPOOL = range(8)
 # Columns of an operation. TASKS come first; what the others mean depends on the kind, as the functions below read them.
 (KIND, TASKS, PICTURES, P, Q, SRC, SRC_PICTURE, SRC_ROW, SRC_PIXEL, DST, DST_PICTURE, DST_ROW, DST_PIXEL,
  RES, RES_PICTURE, RES_ROW, RES_PIXEL, TWO, TWO_PICTURE, TWO_ROW, TWO_PIXEL, SCALE, SHIFT, WEIGHT, PANELS, PANEL, BIAS, LINEAR,
  SRC2, SRC2_PICTURE, SRC2_ROW, SRC2_PIXEL, FIRST2, OFFS, NRUNS, RUN, STEP, TILES_A_TASK, PANELS_A_TASK, PANELS_OUTER, CHANNELS,
- H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M, FLOPS, COMPUTED) = range(49)
+ CHANNELS_OUT, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M, ROWS_A_TASK, FLOPS, COMPUTED) = range(51)
+V, V_PLANE, V_PIXEL, PRODUCT, PRODUCT_PLANE, PRODUCT_PIXEL = RES, RES_PICTURE, RES_PIXEL, TWO, TWO_PICTURE, TWO_PIXEL      # of WINOGRAD
 COLUMNS = 56
 
 
@@ -136,38 +137,88 @@ def avg_pool(op, task, ws):
 
 
 @compiled
-def winograd_in(op, task, ws):
-    """One row of tiles, transformed: tile t's place (i, j) goes to DST + (i·n + j)·DST_PICTURE + t·DST_PIXEL."""
-    across, m = op[Q], op[M]
-    for q in range(across):
-        src = ws + 4 * (op[SRC] + task * m * op[SRC_ROW] + q * m * op[SRC_PIXEL])
-        dst = ws + 4 * (op[DST] + (task * across + q) * op[DST_PIXEL])
+def transform_row(op, row, dst, plane, pixel, ws):
+    """One row of tiles of the input, transformed: place (i, j) of its t-th tile goes to dst + (i·n + j)·plane + t·pixel."""
+    m = op[M]
+    for t in range(op[Q]):
+        src, to = ws + 4 * (op[SRC] + row * m * op[SRC_ROW] + t * m * op[SRC_PIXEL]), dst + 4 * t * pixel
         for c in range(0, op[CHANNELS], VL):
             if m == 4:
-                forward4(src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], dst + 4 * c, op[DST_PICTURE])
+                forward4(src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], to + 4 * c, plane)
             else:
-                forward2(src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], dst + 4 * c, op[DST_PICTURE])
+                forward2(src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], to + 4 * c, plane)
+
+
+@compiled
+def transform_back(op, row, src, plane, pixel, first, last, ws, weights):
+    """Channels first … last of one row of tiles, from src, transformed back, with bias and ReLU; at the right and bottom edge only what
+    lies inside."""
+    m = op[M]
+    high = min(m, op[H] - row * m)
+    for t in range(op[Q]):
+        wide = min(m, op[W] - t * m)
+        dst, tile_at = ws + 4 * (op[DST] + row * m * op[DST_ROW] + t * m * op[DST_PIXEL] + first), src + 4 * t * pixel
+        for c in range(0, last - first, VL):
+            bias = weights + 4 * (op[BIAS] + first + c)
+            if m == 4:
+                backward4(tile_at + 4 * c, plane, dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
+            else:
+                backward2(tile_at + 4 * c, plane, dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
+
+
+@compiled
+def winograd(op, task, me, offs, ws, weights):
+    """Some rows of tiles, from the input to the output; what lies between stays in this thread's own part of the scratch (V, PRODUCT)."""
+    across, places = op[Q], (op[M] + 2) * (op[M] + 2)
+    first, last = task * op[ROWS_A_TASK], min((task + 1) * op[ROWS_A_TASK], op[P])
+    v = ws + 4 * (op[V] + me * places * op[V_PLANE])
+    product = ws + 4 * (op[PRODUCT] + me * places * op[PRODUCT_PLANE])
+    for row in range(first, last):
+        transform_row(op, row, v + 4 * (row - first) * across * op[V_PIXEL], op[V_PLANE], op[V_PIXEL], ws)
+    for panel in range(op[PANELS]):
+        for place in range(places):
+            w = weights + 4 * (op[WEIGHT] + place * op[WEIGHT_PICTURE] + panel * op[PANEL])
+            for t in range(0, (last - first) * across, op[STEP]):
+                src = v + 4 * (place * op[V_PLANE] + t * op[V_PIXEL])
+                dst = product + 4 * (place * op[PRODUCT_PLANE] + t * op[PRODUCT_PIXEL])
+                tile(min(op[STEP], (last - first) * across - t), src, op[V_PIXEL], offs + 8 * op[OFFS], 1, op[RUN], src, op[V_PIXEL], 1,
+                     w, w + 4 * op[PANEL], weights + 4 * op[SHIFT], 1, dst, op[PRODUCT_PIXEL], 0, 0, 0, 0, 0, 0)
+        for row in range(first, last):
+            src = product + 4 * (row - first) * across * op[PRODUCT_PIXEL]
+            transform_back(op, row, src, op[PRODUCT_PLANE], op[PRODUCT_PIXEL], panel * NR, min((panel + 1) * NR, op[CHANNELS_OUT]), ws, weights)
+
+
+@compiled
+def winograd_in(op, task, ws):
+    """One row of tiles, transformed, into DST, whose pictures are the places."""
+    transform_row(op, task, ws + 4 * (op[DST] + task * op[Q] * op[DST_PIXEL]), op[DST_PICTURE], op[DST_PIXEL], ws)
 
 
 @compiled
 def winograd_out(op, task, ws, weights):
-    """One row of tiles, transformed back, with bias and ReLU; at the right and bottom edge only what lies inside."""
-    across, m = op[Q], op[M]
-    high = min(m, op[H] - task * m)
-    for q in range(across):
-        src = ws + 4 * (op[SRC] + (task * across + q) * op[SRC_PIXEL])
-        dst = ws + 4 * (op[DST] + task * m * op[DST_ROW] + q * m * op[DST_PIXEL])
-        wide = min(m, op[W] - q * m)
-        for c in range(0, op[CHANNELS], VL):
-            bias = weights + 4 * (op[BIAS] + c)
-            if m == 4:
-                backward4(src + 4 * c, op[SRC_PICTURE], dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
-            else:
-                backward2(src + 4 * c, op[SRC_PICTURE], dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
+    """One row of tiles, transformed back from SRC, whose pictures are the places."""
+    transform_back(op, task, ws + 4 * (op[SRC] + task * op[Q] * op[SRC_PIXEL]), op[SRC_PICTURE], op[SRC_PIXEL], 0, op[CHANNELS_OUT], ws, weights)
 
 
 @compiled
-def run_task(op, task, offs, weights, ws, x, offs_at, weights_at, ws_at):
+def global_pool(op, task, ws):
+    """Means over all pixels, of VL channels."""
+    n = min(VL, op[CHANNELS] - task * VL)
+    start = op[DST] + task * VL
+    y = ws[start:start + n]
+    y[:] = 0
+    for i in range(op[H]):
+        for j in range(op[W]):
+            start = op[SRC] + i * op[SRC_ROW] + j * op[SRC_PIXEL] + task * VL
+            x = ws[start:start + n]
+            for c in range(n):
+                y[c] += x[c]
+    for c in range(n):
+        y[c] /= np.float32(op[H] * op[W])
+
+
+@compiled
+def run_task(op, task, me, offs, weights, ws, x, offs_at, weights_at, ws_at):
     """One task of an operation."""
     if op[KIND] == CONV:
         conv(op, task, offs_at, ws_at, weights_at)
@@ -179,7 +230,11 @@ def run_task(op, task, offs, weights, ws, x, offs_at, weights_at, ws_at):
         winograd_out(op, task, ws_at, weights_at)
     elif op[KIND] == MAXPOOL:
         max_pool(op, task, ws, weights)
-    elif op[KIND] == AVGPOOL:
+    elif op[KIND] == WINOGRAD:
+        winograd(op, task, me, offs_at, ws_at, weights_at)
+    elif op[KIND] == GLOBALPOOL:
+        global_pool(op, task, ws)
+    else:
         avg_pool(op, task, ws)
 
 
@@ -201,7 +256,7 @@ def run(ops, offs, weights, ws, x, sync, threads):
             first, last = owner * op[TASKS] // threads, (owner + 1) * op[TASKS] // threads
             task = first + fetch_add(counters + owner * line, 1)
             while task < last:
-                run_task(op, task, offs, weights, ws, x, offs_at, weights_at, ws_at)
+                run_task(op, task, me, offs, weights, ws, x, offs_at, weights_at, ws_at)
                 task = first + fetch_add(counters + owner * line, 1)
         done, waited = fetch_add(counters + threads * line, 1) + 1, 0
         while done < threads:

@@ -30,6 +30,15 @@ def up(n: int, to: int) -> int:
     return -(-n // to) * to
 
 
+def aligned(size: int, make=np.zeros) -> np.ndarray:
+    """A float32 array (size,) that begins where a cache line does, so that no vector lies across two; a large one where a huge page
+    (2 MiB) does, which saves the processor most of its look-ups of addresses."""
+    edge = 2 ** 21 if size * 4 > 2 ** 21 else 64
+    whole = make(size + edge // 4, np.float32)
+    start = -whole.ctypes.data % edge // 4
+    return whole[start:start + size]
+
+
 @dataclass(eq=False)
 class Tensor:
     """An activation of `pictures` pictures; places and distances are in floats. It is in use from operation `first` to `last`, and

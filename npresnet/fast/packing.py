@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .memory import up
+from .memory import aligned, up
 from .target import NR
 
 EPS = 1e-5
@@ -31,7 +31,9 @@ class Packed:
     def array(self) -> np.ndarray:
         """Everything that was added so far."""
         if len(self.parts) > 1:
-            self.parts = [np.concatenate(self.parts)]
+            together = aligned(self.size, np.empty)
+            np.concatenate(self.parts, out=together)
+            self.parts = [together]
         return self.parts[0]
 
 

@@ -19,12 +19,12 @@ from ..variants import BASIC, StagePlan, Variant, conv_padding
 from . import loops as L
 from .memory import FOREVER, Tensor, place, up
 from .packing import Packed, pack, pad_channels, scale_and_shift
-from .target import MR, NR, SIZES
+from .target import MR, NR, SIZES, VL
 from .winograd import transform_kernels
 
 WEIGHT_COST = 27                                                  # operations in the time that a weight takes to come from memory
 ACTIVATION_COST = 20                                              # and an activation to go to the cache and back
-NEAR = 512 * 1024                                                 # bytes of weights that stay in the second-level cache
+NEAR = 640 * 1024                                                 # bytes of weights that stay in the second-level cache
 
 
 def computed(pixels: int, step: int) -> int:
@@ -46,9 +46,10 @@ class Plan:
     """
 
     def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], packed: Packed, in_chans: int, h: int, w: int, *,
-                 output_stride: int = 32, threads: int = 1, exact: bool = False, wanted: Collection[str] | None = None):
+                 output_stride: int = 32, global_pool: str = "", threads: int = 1, exact: bool = False,
+                 wanted: Collection[str] | None = None):
         self.variant, self.params, self.packed = variant, params, packed
-        self.threads, self.exact, self.keep = threads, exact, wanted is None
+        self.global_pool, self.threads, self.exact, self.keep = global_pool, threads, exact, wanted is None
         self.rows: list[dict[str, int]] = []                              # of each operation its columns,
         self.places: list[dict[str, tuple]] = []                          # those that wait for a tensor's place: (tensor, y, x),
         self.names: list[str] = []                                        # and layer
@@ -82,6 +83,11 @@ class Plan:
             after = stages[s + 1] if s + 1 < len(stages) else None
             raw, pre = self._stage(s, stage, after, raw, pre)
             self.tensors[f"stages.{s}"] = raw
+        if self.global_pool == "avg":
+            pooled = self.tensors["head.global_pool"] = self._tensor(1, 1, pre.c)
+            self._op("head.global_pool", L.GLOBALPOOL, -(-pre.c // VL), src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w)
+            if "head.fc.weight" in self.params:
+                self.tensors["head.fc"] = self._conv("head.fc", pooled)
 
     def _stage(self, s: int, stage: StagePlan, after: StagePlan | None, raw: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
         basic = self.variant.block == BASIC
@@ -217,19 +223,29 @@ class Plan:
         k, c = weight.shape[:2]
         down, across = -(-y.h // m), -(-y.w // m)
         tiles, panels = down * across, up(k, NR) // NR
-        v, product = self._tensor(1, tiles, c, pictures=places), self._tensor(1, tiles, k, pictures=places)
         scale, shift = scale_and_shift(self.params, norm)
         def weights():
             return np.stack([pack(at_place) for at_place in transform_kernels(weight * scale.reshape(-1, 1, 1, 1), m)])
         zero = self.packed.add(("zero", panels), lambda: np.zeros(panels * NR))
         bias, half = self.packed.add((path, norm, "bias"), lambda: pad_channels(shift)), -(-panels // 2)
-        self._op(f"{path} (in)", L.WINOGRAD_IN, down, src=x, dst=v, start=(-1, -1), Q=across, CHANNELS=c, M=m)
-        self._op(path, L.CONV, places * -(-panels // half), src=v, dst=product, PICTURES=places, WEIGHT=self.packed.add((path, norm, m), weights),
-                 WEIGHT_PICTURE=panels * c * NR, PANELS=panels, PANEL=c * NR, BIAS=zero, LINEAR=1, OFFS=len(self.offs), NRUNS=1, RUN=c, FIRST2=1,
-                 STEP=best_step(tiles), TILES_A_TASK=-(-tiles // best_step(tiles)), PANELS_A_TASK=half, PANELS_OUTER=1, M=m,
-                 FLOPS=2 * 9 * y.h * y.w * c * k, COMPUTED=2 * places * computed(tiles, best_step(tiles)) * panels * NR * c)
-        self._op(f"{path} (out)", L.WINOGRAD_OUT, down, src=product, dst=y, Q=across, CHANNELS=k, M=m, H=y.h, W=y.w, BIAS=bias)
+        ends, shape = dict(M=m, Q=across, CHANNELS=c, CHANNELS_OUT=k, BIAS=bias), dict(H=y.h, W=y.w)
+        product = dict(WEIGHT=self.packed.add((path, norm, m), weights), WEIGHT_PICTURE=panels * c * NR, PANELS=panels, PANEL=c * NR,
+                       OFFS=len(self.offs), RUN=c, FLOPS=2 * 9 * y.h * y.w * c * k)
         self.offs.append(0)
+        if places * panels * NR * c * 4 <= NEAR:                          # weights stay in the cache: a few rows of tiles at a time
+            rows = min(-(-MR // across), down)
+            step = best_step(rows * across)
+            v, z = (self._tensor(1, rows * across, n, pictures=places * self.threads) for n in (c, NR))
+            self._op(path, L.WINOGRAD, -(-down // rows), src=x, dst=y, res=v, two=z, start=(-1, -1), **ends | shape | product, P=down,
+                     ROWS_A_TASK=rows, STEP=step, SHIFT=zero, COMPUTED=2 * places * -(-down // rows) * computed(rows * across, step) * panels * NR * c)
+            return y
+        step = best_step(tiles)
+        v, z = (self._tensor(1, tiles, n, pictures=places) for n in (c, k))
+        self._op(f"{path} (in)", L.WINOGRAD_IN, down, src=x, dst=v, start=(-1, -1), **ends)
+        self._op(path, L.CONV, places * -(-panels // half), src=v, dst=z, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1, FIRST2=1,
+                 STEP=step, TILES_A_TASK=-(-tiles // step), PANELS_A_TASK=half, PANELS_OUTER=1, M=m,
+                 COMPUTED=2 * places * computed(tiles, step) * panels * NR * c)
+        self._op(f"{path} (out)", L.WINOGRAD_OUT, down, src=z, dst=y, **ends, **shape)
         return y
 
     def _op(self, name: str, kind: int, tasks: int, *, src: Tensor | None = None, src2: Tensor | None = None, dst: Tensor | None = None,
