@@ -76,6 +76,8 @@ class ResNetV2:
         self.feature_info = FeatureInfo(info, take_indices(len(info), out_indices))
         self.num_features = variant.channels[-1]
         self.backend, self.exact, self.num_threads = choose_backend(backend), exact, num_threads
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, not {num_threads}")
         if num_threads is not None and self.backend == "numpy":
             raise ValueError("num_threads: the numpy backend takes its threads from the environment variable OPENBLAS_NUM_THREADS")
         self._set_params(initial_state(self._shapes(), seed) if params is None else params)
@@ -135,12 +137,7 @@ class ResNetV2:
         else:
             network.forward(x)
         if self.backend == "numba":
-            layers |= {path: y for path, y in self._network.trace(x).items() if path in layers}
-            if not self.features_only:
-                features = layers["norm"]
-                layers["head.global_pool"] = ops.global_pool(features, self.global_pool)
-                if self.num_classes:
-                    layers["head.fc"] = self._network.forward_head(features).reshape(layers["head.fc"].shape)
+            layers |= {path: y.reshape(layers[path].shape) for path, y in self._network.trace(x).items() if path in layers}
         return layers
 
     def eval(self) -> ResNetV2:
@@ -185,6 +182,13 @@ class ResNetV2:
         """Width of what `forward_head(pre_logits=True)` gives: num_features, or twice that for "catavgmax"."""
         return self.num_features * (2 if self.global_pool == "catavgmax" else 1)
 
+    def plan(self, input_size: tuple[int, int, int] | None = None):
+        """What the numba backend does with a picture of `input_size` (C, H, W; default: the model's own), layer by layer: algorithm, tile,
+        GFLOP, and the time it takes here and now. See `npresnet.fast.report.PlanReport`. Raises ValueError on the numpy backend."""
+        if self.backend != "numba":
+            raise ValueError(f"the {self.backend} backend plans nothing: create the model with backend='numba'")
+        return self._network.plan(tuple(input_size or (self.in_chans, *self.pretrained_cfg["input_size"][1:])))
+
     def summary(self, input_size: tuple[int, int, int] | None = None):
         """Table of the layers for pictures of `input_size` (C, H, W; default: the model's own): see `npresnet.summary.Summary`."""
         from .summary import summarise
@@ -204,13 +208,19 @@ class ResNetV2:
         return {name: shape for name, shape in self._shapes().items() if name.startswith("head.")}
 
     def _set_params(self, params: dict[str, np.ndarray]) -> None:
-        self._params = params
-        if self.backend == "numpy":
-            self._network = self._reference()
-        else:
-            from .fast.engine import Engine
-            self._network = Engine(self.variant, params, output_stride=self.output_stride, global_pool=self.global_pool, exact=self.exact,
-                                   num_threads=self.num_threads)
+        self._params, self._made = params, None
+
+    @property
+    def _network(self):
+        """The backend, made when it is first needed: some commands only look at a model."""
+        if self._made is None:
+            if self.backend == "numpy":
+                self._made = self._reference()
+            else:
+                from .fast.engine import Engine
+                self._made = Engine(self.variant, self._params, output_stride=self.output_stride, global_pool=self.global_pool,
+                                    exact=self.exact, num_threads=self.num_threads)
+        return self._made
 
     def _reference(self, tap=no_tap) -> Network:
         return Network(self.variant, self._params, output_stride=self.output_stride, global_pool=self.global_pool, tap=tap)
@@ -219,7 +229,7 @@ class ResNetV2:
         return _check_array("pictures", x, self.in_chans)
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_network"}
+        return {name: value for name, value in self.__dict__.items() if name != "_made"}
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
@@ -243,7 +253,7 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
     global_pool: "avg", "max", "avgmax", "catavgmax" or "" (none). in_chans: picture channels; weights for 3 are adapted as timm does.
     output_stride: 32, 16 or 8: keep more pixels in the last stages by dilating their kernels.
     backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles for some seconds); "auto" takes the
-        environment variable NPRESNET_BACKEND, else "numpy".
+        environment variable NPRESNET_BACKEND, else "numba".
     exact: no Winograd convolutions, which the numba backend uses where they are faster; the reference never does.
     num_threads: of the numba backend, default NUMBA_NUM_THREADS, else one a core. NumPy's matrix product has its own setting,
         OPENBLAS_NUM_THREADS.
@@ -289,7 +299,7 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
 def choose_backend(name: str) -> str:
     """The backend to use for "auto" or a name. Raises ValueError if there is none of that name."""
     if name == "auto":
-        name = os.environ.get("NPRESNET_BACKEND") or "numpy"
+        name = os.environ.get("NPRESNET_BACKEND") or "numba"
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     return name

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .model import ResNetV2
+from .table import format_table
 from .variants import is_parameter
 
 
@@ -75,12 +76,3 @@ def summarise(model: ResNetV2, input_size: tuple[int, int, int] | None = None) -
         params = sum(array.size for name, array in own.items() if is_parameter(name))
         layers.append(LayerSummary(path, kind, output, params, macs, activations))
     return Summary(model.variant.name, input_size, tuple(layers))
-
-
-def format_table(rows: list[tuple[str, ...] | None], right: int) -> str:
-    """Rows as aligned columns, those from number `right` on flush right; None is a rule. The first row is the heading."""
-    rows = [rows[0], None, *rows[1:]]
-    widths = [max(len(row[i]) for row in rows if row) for i in range(len(rows[0]))]
-    rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    line = lambda row: "  ".join(cell.rjust(w) if i >= right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-    return "\n".join(line(row).rstrip() if row else rule for row in rows)

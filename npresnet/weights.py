@@ -139,6 +139,7 @@ def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]
             raise WeightsError(f"{source}: {name}: expected finite numbers, found {what}")
         if name.endswith("running_var") and array.size and array.min() < 0:
             raise WeightsError(f"{source}: {name}: expected variances, found {array.min()}")
+        release(array)
     return checked
 
 
@@ -147,18 +148,22 @@ def write_weights(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], me
 
     Raises WeightsError if it can't be written.
     """
-    path = Path(path)
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    data = save(arrays, metadata={"format": "pt"} | (metadata or {}))
-    temporary = path.parent / f".npresnet.{os.getpid()}.{threading.get_ident()}"
     try:
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, save(arrays, metadata={"format": "pt"} | (metadata or {})))
     except OSError as error:
         raise WeightsError(f"{printable(path)}: can't be written ({error.strerror})") from None
+
+
+def write_whole(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file that appears whole or not at all. Raises OSError."""
+    path = Path(path)
+    temporary = path.parent / f".npresnet.{os.getpid()}.{threading.get_ident()}"
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def adapt_input_conv(weight: np.ndarray, in_chans: int) -> np.ndarray:
@@ -175,6 +180,18 @@ def adapt_input_conv(weight: np.ndarray, in_chans: int) -> np.ndarray:
 
 def _list(names: list[str]) -> str:
     return ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def release(array: np.ndarray) -> None:
+    """Take the array's part of a memory-mapped file out of memory until it is next read, so that a process doesn't hold weights twice,
+    here and packed. Does nothing to other arrays."""
+    owner = array
+    while isinstance(owner, (np.ndarray, memoryview)):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        start = array.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        owner.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
 
 
 def _can_change(array: np.ndarray) -> bool:

@@ -19,7 +19,7 @@ from numba import njit
 
 import npresnet
 from npresnet import ops
-from npresnet.fast import loops, plan, target, winograd
+from npresnet.fast import loops, memory, packing, plan, target, winograd
 from npresnet.fast.engine import Engine
 from npresnet.network import Network
 from npresnet.variants import VARIANTS, parameter_shapes
@@ -29,12 +29,22 @@ GUARD = np.float32(-12345.678)
 
 
 @njit
-def call_tile(small, rows, a, lda, offs, run, b, bias, lo, c, ldc, r, ldr, scale, shift, d, ldd):
+def call_tile(rows, a, lda, offs, run, a2, lda2, first2, b, ahead, bias, lo, c, ldc, r, ldr, scale, shift, d, ldd):
     """Call a tile on plain addresses."""
-    if small:
-        loops.tile_small(rows, a, lda, offs.ctypes.data, offs.size, run, b, bias, lo, c, ldc, r, ldr, scale, shift, d, ldd)
+    loops.tile(rows, a, lda, offs.ctypes.data, offs.size, run, a2, lda2, first2, b, ahead, bias, lo, c, ldc, r, ldr, scale, shift, d, ldd)
+
+
+@njit
+def call_transform(m, back, src, row, pixel, dst, plane, bias, high, wide):
+    """Transform one Winograd tile, VL channels, between plain addresses."""
+    if m == 4 and back:
+        loops.backward4(src, plane, dst, row, pixel, bias, high, wide)
+    elif m == 4:
+        loops.forward4(src, row, pixel, dst, plane)
+    elif back:
+        loops.backward2(src, plane, dst, row, pixel, bias, high, wide)
     else:
-        loops.tile(rows, a, lda, offs.ctypes.data, offs.size, run, b, bias, lo, c, ldc, r, ldr, scale, shift, d, ldd)
+        loops.forward2(src, row, pixel, dst, plane)
 
 
 class Page:
@@ -51,28 +61,28 @@ class Page:
         self.at = self.array.ctypes.data
 
 
-def tile_case(small, rows, nruns, run, stride, relu, two, seed, place):
-    """Run a tile on arrays that `place` puts into memory; returns (what it should give, what it gave, the arrays it wrote)."""
+def tile_case(rows, nruns, nruns2, run, stride, relu, two, residual, seed, place):
+    """Run a tile on arrays that `place` puts into memory; returns (what it should give, what it gave)."""
     rng = np.random.default_rng(seed)
-    mr, nr = (target.MR_SMALL if small else target.MR), target.NR
-    pitch = run + 3
-    lda, pixels = stride * pitch, (mr - 1) * stride + nruns
-    a, b = rng.standard_normal((pixels, pitch), np.float32), rng.standard_normal((nruns, run, nr), np.float32)
-    bias, scale, shift = rng.standard_normal((3, nr), np.float32)
-    offs = np.arange(nruns, dtype=np.int64) * pitch
-    residual = rng.standard_normal((rows, nr + 5), np.float32)
+    mr, nr = min(size for size in target.SIZES if size >= rows), target.NR                # as many pixels are read
+    pitch, pitch2 = run + 3, run + 5
+    a = rng.standard_normal(((mr - 1) * stride + nruns, pitch), np.float32)
+    a2 = rng.standard_normal((mr - 1 + max(nruns2, 1), pitch2), np.float32)
+    b, (bias, scale, shift) = rng.standard_normal((nruns + nruns2, run, nr), np.float32), rng.standard_normal((3, nr), np.float32)
+    offs = np.concatenate([np.arange(nruns) * pitch, np.arange(nruns2) * pitch2])
+    r = rng.standard_normal((rows, nr + 5), np.float32)
     c, d = np.full((rows, nr + 7), GUARD), np.full((rows, nr + 2), GUARD)
-    last = a.reshape(-1)[:(pixels - 1) * pitch + run]                                     # the last float that a tile may read
-    A, B, C, D, R, BIAS, SCALE, SHIFT = (place(v) for v in (last, b, c, d, residual, bias, scale, shift))
-    call_tile(small, rows, A.at, lda, offs, run, B.at, BIAS.at, 0 if relu else 1, C.at, nr + 7, R.at, nr + 5, SCALE.at, SHIFT.at,
-              D.at if two else 0, nr + 2)
-    x = np.stack([[a[i * stride + r, :run] for r in range(nruns)] for i in range(rows)]).astype(np.float64)
-    want = np.einsum("irk,rkn->in", x, b) + bias
-    if two:
-        want = want + residual[:, :nr]
+    last, last2 = (v.reshape(-1)[:v.size - v.shape[1] + run] for v in (a, a2))            # up to the last float that a tile may read
+    A, A2, B, C, D, R, BIAS, SCALE, SHIFT = (place(v) for v in (last, last2, b, c, d, r, bias, scale, shift))
+    nowhere = 8                                                                           # asking for it in advance must do no harm
+    call_tile(rows, A.at, stride * pitch, offs, run, A2.at, pitch2, nruns, B.at, nowhere, BIAS.at, 0 if relu else 1, C.at, nr + 7,
+              R.at if residual else 0, nr + 5, SCALE.at, SHIFT.at, D.at if two else 0, nr + 2)
+    x = [[a[i * stride + j, :run] for j in range(nruns)] + [a2[i + j, :run] for j in range(nruns2)] for i in range(rows)]
+    want = np.einsum("irk,rkn->in", np.array(x, np.float64), b) + bias
+    if two and residual:
+        want = want + r[:, :nr]
     first = np.maximum(want, 0) if relu and not two else want
-    second = np.maximum(want * scale + shift, 0)
-    return (first, second), (C.array, D.array), nr
+    return (first, np.maximum(want * scale + shift, 0)), (C.array, D.array)
 
 
 class Plain:
@@ -88,15 +98,16 @@ class Plain:
         assert (self.whole[:128] == GUARD).all() and (self.whole[-128:] == GUARD).all(), "a guard band was written to"
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data(), st.booleans(), st.integers(1, 4), st.integers(1, 40), st.integers(1, 3), st.booleans(), st.booleans(), st.integers(0, 9))
-def test_tile_at_every_edge(data, small, nruns, run, stride, relu, two, seed):
-    rows = data.draw(st.integers(1, target.MR_SMALL if small else target.MR))
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, target.MR), st.integers(1, 4), st.integers(0, 3), st.integers(1, 40), st.integers(1, 3), st.booleans(), st.booleans(),
+       st.booleans(), st.integers(0, 9))
+def test_tile_at_every_edge(rows, nruns, nruns2, run, stride, relu, two, residual, seed):
     kept = []
     def place(values):
         kept.append(Plain(values))
         return kept[-1]
-    (first, second), (c, d), nr = tile_case(small, rows, nruns, run, stride, relu, two, seed, place)
+    (first, second), (c, d) = tile_case(rows, nruns, nruns2, run, stride, relu, two, residual, seed, place)
+    nr = target.NR
     assert_close("tile", c[:, :nr], first.astype(np.float32), 2e-6)
     assert (c[:, nr:] == GUARD).all() and (d[:, nr:] == GUARD).all(), "written beside the panel"
     if two:
@@ -108,12 +119,11 @@ def test_tile_at_every_edge(data, small, nruns, run, stride, relu, two, seed):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses mprotect as Linux has it")
-@pytest.mark.parametrize("small", [False, True])
-def test_tile_reads_nothing_behind_its_arrays(small):
-    for rows in range(1, (target.MR_SMALL if small else target.MR) + 1):
-        for two in (False, True):
-            (first, second), (c, d), nr = tile_case(small, rows, 3, 21, 2, True, two, rows, Page)
-            assert_close("tile", c[:, :nr], first.astype(np.float32), 2e-6)
+@pytest.mark.parametrize("two", [False, True])
+def test_tile_reads_nothing_behind_its_arrays(two):
+    for rows in range(1, target.MR + 1):
+        (first, _), (c, _) = tile_case(rows, 3, 2, 21, 2, True, two, rows % 2, rows, Page)
+        assert_close("tile", c[:, :target.NR], first.astype(np.float32), 2e-6)
 
 
 def test_tile_lets_nan_and_inf_through():
@@ -121,7 +131,7 @@ def test_tile_lets_nan_and_inf_through():
     a, b = np.ones((mr, 4), np.float32), np.ones((4, nr), np.float32)
     a[1, 2], a[2, 0], a[3, 1] = np.nan, np.inf, -np.inf
     A, B, Z, C = (Plain(v) for v in (a, b, np.zeros(nr, np.float32), np.zeros((mr, nr), np.float32)))
-    call_tile(False, mr, A.at, 4, np.zeros(1, np.int64), 4, B.at, Z.at, 0, C.at, nr, 0, 0, 0, 0, 0, 0)
+    call_tile(mr, A.at, 4, np.zeros(1, np.int64), 4, A.at, 4, 1, B.at, B.at, Z.at, 0, C.at, nr, 0, 0, 0, 0, 0, 0)
     assert np.isnan(C.array[1]).all() and (C.array[2] == np.inf).all() and (C.array[3] == 0).all() and (C.array[0] == 4).all()
 
 
@@ -132,6 +142,30 @@ def test_winograd_is_convolution(m):
     d, g = rng.standard_normal((m + 2, m + 2)), rng.standard_normal((3, 3))
     product = (matrices["G"] @ g @ matrices["G"].T) * (matrices["BT"] @ d @ matrices["BT"].T)
     np.testing.assert_allclose(matrices["AT"] @ product @ matrices["AT"].T, ops.conv2d(d[None, None], g[None, None])[0, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [Plain, pytest.param(Page, marks=pytest.mark.skipif(sys.platform != "linux", reason="uses mprotect"))])
+@pytest.mark.parametrize("m", [2, 4])
+def test_transforms_at_every_edge(m, make):
+    """Bᵀ d B and Aᵀ M A + bias, ReLU, against the matrices; only the high × wide pixels that are asked for are written."""
+    rng, n, vl = np.random.default_rng(m), m + 2, target.VL
+    BT, AT = (np.array(winograd.MATRICES[m][name], np.float64) for name in ("BT", "AT"))
+    d, M = rng.standard_normal((2, n, n, vl + 3), np.float32)
+    bias = rng.standard_normal(vl, np.float32)
+    for high, wide in np.ndindex(m + 1, m + 1):
+        kept = [make(v) for v in (d.reshape(-1)[:-3], np.full((n * n, vl), GUARD), M.reshape(-1)[:-3], bias, np.full((m, m, vl), GUARD))]
+        src, dst, products, shift, y = kept
+        call_transform(m, False, src.at, n * (vl + 3), vl + 3, dst.at, vl, 0, 0, 0)
+        want = np.einsum("ik,klc,jl->ijc", BT, d[:, :, :vl], BT).reshape(n * n, vl).astype(np.float32)
+        assert_close("forward", dst.array, want, 1e-6)
+        call_transform(m, True, products.at, m * vl, vl, y.at, vl + 3, shift.at, high, wide)
+        want = np.maximum(np.einsum("ik,klc,jl->ijc", AT, M[:, :, :vl], AT) + bias, 0).astype(np.float32)
+        inside = np.zeros((m, m, 1), bool)
+        inside[:high, :wide] = True
+        assert (y.array[~np.broadcast_to(inside, y.array.shape)] == GUARD).all(), "written outside of the picture"
+        assert_close("backward", np.where(inside, y.array, 0), np.where(inside, want, 0), 1e-6)
+        for array in kept:
+            make is Page or array.check()
 
 
 @pytest.mark.parametrize("m", [0, 2, 4])
@@ -149,26 +183,91 @@ def test_each_algorithm_is_exact_enough(name, m, monkeypatch):
 
 
 def test_packing_by_hand():
-    weight = np.arange(2 * 3 * 2 * 1, dtype=np.float32).reshape(2, 3, 2, 1)               # (K, C, R, S)
-    panels = plan.pack(weight)
-    assert panels.shape == (1, 6, target.NR)
-    np.testing.assert_array_equal(panels[0, :, 0], [0, 2, 4, 1, 3, 5])                    # r, then s, then c
-    np.testing.assert_array_equal(panels[0, :, 1], [6, 8, 10, 7, 9, 11])
-    assert not panels[0, :, 2:].any()
+    weight, scale = np.arange(2 * 3 * 2, dtype=np.float32).reshape(2, 3, 2), np.array([1.0, 10.0])                # (K, C, R·S)
+    panels = np.full((1, 8, target.NR), GUARD)
+    packing.pack(weight, scale, 1, panels)
+    np.testing.assert_array_equal(panels[0, 1:7, 0], [0, 2, 4, 1, 3, 5])                  # tap by tap, each with all channels
+    np.testing.assert_array_equal(panels[0, 1:7, 1], [60, 80, 100, 70, 90, 110])
+    assert not panels[0, 1:7, 2:].any() and (panels[0, [0, 7]] == GUARD).all()
 
 
-def test_tensors_dont_overlap_and_borders_stay_zero():
-    variant = dataclasses.replace(VARIANTS["resnetv2_18d"], width=0.25)
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 140), st.sampled_from([1, 9, 49]), st.integers(0, 9))
+def test_packing_any_shape(k, c, taps, seed):
+    rng, nr = np.random.default_rng(seed), target.NR
+    weight, scale = rng.standard_normal((k, c, taps), np.float32), rng.standard_normal(k)
+    padded = np.zeros((-(-k // nr) * nr, c, taps))
+    padded[:k] = weight * scale[:, None, None]
+    out = np.full((len(padded) // nr, taps * c, nr), GUARD)
+    packing.pack(weight, scale, 0, out)
+    np.testing.assert_array_equal(out, padded.reshape(-1, nr, c, taps).transpose(0, 3, 2, 1).reshape(out.shape).astype(np.float32))
+    if taps == 9:
+        for m in (2, 4):
+            G = np.array(winograd.MATRICES[m]["G"], np.float64)
+            out = np.full((len(G) ** 2, len(padded) // nr, c, nr), GUARD)
+            packing.pack_winograd(weight, scale, G, out)
+            want = np.einsum("ir,kcrs,js->ijkc", G, padded.reshape(-1, c, 3, 3), G).reshape(len(G) ** 2, -1, nr, c).swapaxes(2, 3)
+            assert_close(f"G g Gᵀ, m = {m}", out, want.astype(np.float32), 1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=12))
+def test_tensors_in_use_together_never_overlap(cases):
+    tensors = [memory.Tensor(1, 1, w, 5, first=first, last=first + length) for w, first, length in cases]
+    size = memory.place(tensors)
+    for i, a in enumerate(tensors):
+        assert a.base % 16 == 0 and 0 <= a.base and a.base + a.size <= size
+        for b in tensors[:i]:
+            if a.first <= b.last and b.first <= a.last:
+                assert a.base + a.size <= b.base or b.base + b.size <= a.base
+    most = max(sum(t.size for t in tensors if t.first <= i <= t.last) for i in range(16))
+    assert most <= size <= sum(t.size for t in tensors)
+
+
+@pytest.mark.parametrize("name", ["resnetv2_18d", "resnetv2_50"])
+def test_borders_stay_zero(name):
+    variant = dataclasses.replace(VARIANTS[name], width=0.25)
     engine = Engine(variant, random_state(parameter_shapes(variant), 1), num_threads=2)
     engine.forward_features(random_pictures(1, 3, 75, 99))
     ready = next(iter(engine.plans.values()))
-    places = sorted((t.base, t.base + ready.plan.pictures * t.picture) for t in ready.plan.all if t not in ready.plan.scratch.values())
-    assert all(end <= start for (_, end), (start, _) in zip(places, places[1:])) and places[-1][1] <= ready.plan.size
-    for t in ready.plan.all:
-        if t.border:
-            whole = ready.workspace[t.base:t.base + t.picture].reshape(t.h + 2 * t.border + t.extra, -1, t.pitch).copy()
-            whole[t.border:t.border + t.h, t.border:t.border + t.w] = 0
-            assert not whole.any(), "a border was written to"
+    bordered = [t for t in ready.plan.all if t.border]
+    assert len(bordered) > 8
+    for t in bordered:
+        whole = ready.workspace[t.base:t.base + t.picture].reshape(t.h + 2 * t.border + t.extra, -1, t.pitch).copy()
+        whole[t.border:t.border + t.h, t.border:t.border + t.w] = 0
+        assert not whole.any(), "a border was written to"
+
+
+def test_a_plan_ends_where_its_outputs_do():
+    model = npresnet.create_model("demo", backend="numba", features_only=True, out_indices=(0, 2))
+    x = random_pictures(1, 3, 96, 96)
+    maps = model(x)
+    done = next(iter(model._network.plans.values())).plan.work[-1].layer
+    assert done.startswith("stages.1.blocks.3.conv3"), done
+    for a, b in zip(maps, npresnet.create_model("demo", backend="numpy", features_only=True, out_indices=(0, 2))(x)):
+        assert_close("feature map", a, b, 1e-4)
+
+
+def test_a_picture_does_not_depend_on_its_batch():
+    model = npresnet.create_model("demo", backend="numba")
+    x = random_pictures(5, 3, 97, 64)
+    np.testing.assert_array_equal(model(x), np.concatenate([model(x[i:i + 1]) for i in range(5)]))
+
+
+def test_plan_reports_what_is_done():
+    model = npresnet.create_model("demo", backend="numba", num_threads=1)
+    report = model.plan((3, 64, 96))
+    shown, summary = str(report), model.summary((3, 64, 96))
+    print(shown)
+    assert abs(sum(l.gflop for l in report.layers) - 2 * summary.macs / 1e9) < 1e-9
+    assert [l.layer for l in report.layers][:3] == ["input", "stem.conv", "stem.pool"] and report.layers[-1].layer == "head.fc"
+    assert len({l.layer for l in report.layers}) == len(report.layers)
+    assert {l.algorithm for l in report.layers} >= {"direct 1×1", "direct 3×3", "direct 7×7", "max pool", "mean"}
+    assert all(l.ms > 0 and l.megabytes > 0 for l in report.layers) and report.peak > 0 and report.bandwidth > 0
+    assert all(l.computed >= l.gflop * 0.9 for l in report.layers if l.algorithm.startswith("direct"))
+    assert not any(l.algorithm.startswith("F(") for l in npresnet.create_model("demo", backend="numba", exact=True).plan((3, 64, 64)).layers)
+    with pytest.raises(ValueError, match="numba"):
+        npresnet.create_model("demo", backend="numpy").plan()
 
 
 @settings(max_examples=25, deadline=None)

@@ -11,7 +11,9 @@ or spawned worker starts its own.
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import config
+from numba.core.event import Listener
+from numba.core.event import install_listener as announced
 
 from .. import ops
 from ..variants import Variant
@@ -26,6 +30,7 @@ from . import loops as L
 from .memory import aligned
 from .packing import Packed
 from .plan import HeadPlan, Plan
+from .report import PlanReport
 
 KEPT_PLANS = 8                                                    # picture sizes whose plan and workspace are kept, the latest first
 
@@ -45,13 +50,11 @@ class Ready:
 class Engine:
     """The network `variant` with `params`, ready to run on `num_threads` threads (default: NUMBA_NUM_THREADS, else one a core).
 
-    Raises ValueError if num_threads is less than 1. May be called from several threads: they take turns.
+    May be called from several threads: they take turns.
     """
 
     def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], *, output_stride: int = 32, global_pool: str = "avg",
                  exact: bool = False, num_threads: int | None = None):
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, not {num_threads}")
         self.variant, self.params, self.output_stride, self.global_pool = variant, params, output_stride, global_pool
         self.exact = exact
         self.threads = num_threads or config.NUMBA_NUM_THREADS
@@ -62,7 +65,7 @@ class Engine:
         """x (N, 3, H, W) float32 → logits (N, 1000)."""
         if self.global_pool != "avg":
             return self.forward_head(self.forward_features(x))
-        last = self._maps(x, ["head.fc" if "head.fc.weight" in self.params else "head.global_pool"])[0]
+        last = self._maps(x, [self._last()])[0]                           # (N, 1000, 1, 1)
         return last.reshape(last.shape[:2])
 
     def forward_features(self, x: np.ndarray) -> np.ndarray:
@@ -101,17 +104,48 @@ class Engine:
     def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The layers that exist here, by timm path: what a convolution gives before its batch norm is folded away and not among them."""
         with self.lock:
-            ready = Ready.of(self._plan(x, None), self.threads)
-            return dict(zip(ready.plan.tensors, self._run_each(ready, x, list(ready.plan.tensors))))
+            ready = Ready.of(self._plan(x.shape[1:], None), self.threads)
+            layers = dict(zip(ready.plan.tensors, self._run_each(ready, x, list(ready.plan.tensors))))
+        if self.global_pool != "avg":
+            layers["head.global_pool"] = ops.global_pool(layers["norm"], self.global_pool)
+            layers["head.fc"] = self.forward_head(layers["norm"])
+        return layers
+
+    def plan(self, size: tuple[int, int, int], runs: int = 21) -> PlanReport:
+        """What it does with a picture of `size` (C, H, W), and the times that each layer took in `runs` passes."""
+        from .report import LayerPlan, PlanReport, bandwidth, peak
+        with self.lock:
+            ready = Ready.of(self._plan(size, [self._last()]), self.threads)
+            x, times, scales = np.zeros(int(np.prod(size)), np.float32), [], []
+            for i in range(runs + 2):                                     # the first two warm up
+                start = time.perf_counter()
+                self._run(ready, x)
+                took = time.perf_counter() - start
+                ends = ready.sync[[-1, *range(len(ready.plan.ops))], [0, *[self.threads] * len(ready.plan.ops)], 1]
+                if i > 1:
+                    times.append(np.diff(ends) * took * 1e3 / (ends[-1] - ends[0]))
+            rates = peak(self.threads), bandwidth(self.threads)
+        layers: dict[str, LayerPlan] = {}
+        for work, ms in zip(ready.plan.work, np.median(times, axis=0).tolist()):          # a layer's operations follow each other
+            before = layers.get(work.layer)
+            own = LayerPlan(work.layer, work.algorithm, work.tile, work.gflop, work.computed, work.megabytes, ms)
+            layers[work.layer] = own if before is None else LayerPlan(
+                work.layer, work.algorithm, before.tile or work.tile,
+                *(getattr(before, name) + getattr(own, name) for name in ("gflop", "computed", "megabytes", "ms")))
+        return PlanReport(self.variant.name, tuple(size), self.threads, *rates, tuple(layers.values()))
+
+    def _last(self) -> str:
+        """The last layer of a forward pass."""
+        return "norm" if self.global_pool != "avg" else "head.fc" if "head.fc.weight" in self.params else "head.global_pool"
 
     def _maps(self, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
         """The feature maps called `paths` of the pictures x, each (N, C, P, Q)."""
         with self.lock:
-            return self._run_each(self._ready((*x.shape[1:], *paths), lambda: self._plan(x, paths)), x, paths)
+            return self._run_each(self._ready((*x.shape[1:], *paths), lambda: self._plan(x.shape[1:], paths)), x, paths)
 
-    def _plan(self, x: np.ndarray, wanted: list[str] | None) -> Plan:
-        """A plan for one picture of the size of x's."""
-        return Plan(self.variant, self.params, self.packed, *x.shape[1:], output_stride=self.output_stride, global_pool=self.global_pool, threads=self.threads,
+    def _plan(self, size: tuple[int, int, int], wanted: list[str] | None) -> Plan:
+        """A plan for one picture of `size` (C, H, W)."""
+        return Plan(self.variant, self.params, self.packed, *size, output_stride=self.output_stride, global_pool=self.global_pool, threads=self.threads,
                     exact=self.exact, wanted=wanted)
 
     def _run_each(self, ready: Ready, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
@@ -136,7 +170,12 @@ class Engine:
     def _run(self, ready: Ready, x: np.ndarray) -> None:
         """All operations of a plan, on all threads."""
         ready.sync[:] = 0
-        args = ready.plan.ops, ready.plan.offs, self.packed.array(), ready.workspace, x, ready.sync, self.threads
+        if not L.run.signatures:                                          # not loaded yet
+            with announced("numba:compile", Announcement()):
+                self.packed.array(self.threads)
+                L.run(ready.plan.ops[:0], ready.plan.offs, ready.workspace[:0], ready.workspace[:0], x, ready.sync, 1)
+                ready.sync[:] = 0
+        args = ready.plan.ops, ready.plan.offs, self.packed.array(self.threads), ready.workspace, x, ready.sync, self.threads
         if self.threads == 1:
             L.run(*args)
             return
@@ -146,3 +185,18 @@ class Engine:
         L.run(*args)
         for helper in helpers:
             helper.result()
+
+
+class Announcement(Listener):
+    """Tells the user what takes so long, when Numba begins to compile."""
+
+    def __init__(self):
+        self.told = False
+
+    def on_start(self, event) -> None:
+        if not self.told:
+            print("npresnet: compiling the fast engine for this machine; this takes some seconds, once", file=sys.stderr, flush=True)
+        self.told = True
+
+    def on_end(self, event) -> None:
+        pass

@@ -18,6 +18,8 @@ Algorithm", arXiv 1907.02129.
 """
 from __future__ import annotations
 
+import sys
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -213,12 +215,26 @@ def load_acquire(typingctx, address):
 
 
 @intrinsic
+def ticks(typingctx):
+    """A clock of the processor's own, in units of its own, the same for all threads."""
+    sig = types.int64()
+
+    def codegen(ctx, b, sig, args):
+        if "aarch64" in b.module.triple or "arm64" in b.module.triple:                    # LLVM would take a counter that user code can't read
+            return b.asm(ir.FunctionType(I64, []), "mrs $0, cntvct_el0", "=r", [], side_effect=True)
+        return b.call(b.module.declare_intrinsic("llvm.readcyclecounter", (), ir.FunctionType(I64, [])), [])
+
+    return sig, codegen
+
+
+@intrinsic
 def give_way(typingctx):
     """Let another thread have the processor."""
     sig = types.void()
 
     def codegen(ctx, b, sig, args):
-        b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.IntType(32), []), "sched_yield"), [])
+        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+        b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, []), name), [])
         return ctx.get_dummy_value()
 
     return sig, codegen

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .kernels import fetch_add, give_way, load_acquire, make_tile
+from .kernels import fetch_add, give_way, load_acquire, make_tile, ticks
 from .target import NR, NV, SIZES, VL, compiled
 from .winograd import make_transforms
 
@@ -29,9 +29,9 @@ INPUT, CONV, MAXPOOL, AVGPOOL, WINOGRAD, WINOGRAD_IN, WINOGRAD_OUT, GLOBALPOOL =
 (KIND, TASKS, PICTURES, P, Q, SRC, SRC_PICTURE, SRC_ROW, SRC_PIXEL, DST, DST_PICTURE, DST_ROW, DST_PIXEL,
  RES, RES_PICTURE, RES_ROW, RES_PIXEL, TWO, TWO_PICTURE, TWO_ROW, TWO_PIXEL, SCALE, SHIFT, WEIGHT, PANELS, PANEL, BIAS, LINEAR,
  SRC2, SRC2_PICTURE, SRC2_ROW, SRC2_PIXEL, FIRST2, OFFS, NRUNS, RUN, STEP, TILES_A_TASK, PANELS_A_TASK, PANELS_OUTER, CHANNELS,
- CHANNELS_OUT, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M, ROWS_A_TASK, FLOPS, COMPUTED) = range(51)
+ CHANNELS_OUT, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M, ROWS_A_TASK) = range(49)
 V, V_PLANE, V_PIXEL, PRODUCT, PRODUCT_PLANE, PRODUCT_PIXEL = RES, RES_PICTURE, RES_PIXEL, TWO, TWO_PICTURE, TWO_PIXEL      # of WINOGRAD
-COLUMNS = 56
+COLUMNS = 49
 
 
 @compiled
@@ -244,11 +244,14 @@ def run(ops, offs, weights, ws, x, sync, threads):
 
     offs int64: offsets of the convolutions' runs. weights, ws (workspace), x (pictures) float32, flat. sync (n + 1, threads + 1, 16)
     int64 zeros, a cache line a counter: for each operation how many tasks of each thread's share were drawn, and how many threads
-    are done; in the last row, how many threads have come.
+    are done, followed by when the last of them was (`ticks`); in the last row, how many threads have come, and when the first did.
     """
     offs_at, weights_at, ws_at, line = offs.ctypes.data, weights.ctypes.data, ws.ctypes.data, 128
     sync_at = sync.ctypes.data
-    me = fetch_add(sync_at + ops.shape[0] * (threads + 1) * line, 1)
+    come = sync_at + ops.shape[0] * (threads + 1) * line
+    me = fetch_add(come, 1)
+    if me == 0:
+        fetch_add(come + 8, ticks())
     for i in range(ops.shape[0]):
         op, counters = ops[i], sync_at + i * (threads + 1) * line
         for j in range(threads):                                  # first the own share, whose input is in the own cache; then the others'
@@ -259,6 +262,8 @@ def run(ops, offs, weights, ws, x, sync, threads):
                 run_task(op, task, me, offs, weights, ws, x, offs_at, weights_at, ws_at)
                 task = first + fetch_add(counters + owner * line, 1)
         done, waited = fetch_add(counters + threads * line, 1) + 1, 0
+        if done == threads:
+            fetch_add(counters + threads * line + 8, ticks())
         while done < threads:
             waited += 1
             if waited > 4096:

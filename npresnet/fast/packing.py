@@ -1,40 +1,49 @@
-"""Weights as the tiles read them: folded with the batch norm that follows, in panels of NR output channels, all in one array."""
+"""Weights as the tiles read them: folded with the batch norm that follows, in panels of NR output channels, all in one array.
+
+    direct     (K, C, R, S)  →  [panel][r, s, c][NR]             what one step of a tile multiplies with lies side by side
+    Winograd   (K, C, 3, 3)  →  [place][panel][c][NR]            G g Gᵀ of every kernel g, place by place: see winograd.py
+
+Every product is computed in float64 and rounded once.
+"""
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from .memory import aligned, up
-from .target import NR
+from .target import NR, compiled
 
 EPS = 1e-5
+BLOCK = 64                                                        # steps at a time, so that what is written stays in the cache
 
 
-@dataclass
 class Packed:
     """Packed weights, one behind the other, each under a key. Shared by the plans of all picture sizes."""
-    parts: list[np.ndarray] = field(default_factory=list)
-    size: int = 0
-    places: dict = field(default_factory=dict)
 
-    def add(self, key, make) -> int:
-        """The place of what `make()` gives, packed once for each key; a multiple of 16 floats."""
+    def __init__(self):
+        self.data, self.size = np.empty(0, np.float32), 0
+        self.places: dict[Hashable, int] = {}
+        self.missing: list[tuple[int, tuple, Callable]] = []
+
+    def add(self, key: Hashable, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> int:
+        """Where the array `key` of `shape` begins, a multiple of 16 floats. It is filled in when `array` is next called."""
         if key not in self.places:
-            array = np.ascontiguousarray(make(), np.float32).ravel()
             self.places[key] = self.size
-            self.parts.append(np.concatenate([array, np.zeros(-array.size % 16, np.float32)]))
-            self.size += self.parts[-1].size
+            self.missing.append((self.size, shape, fill))
+            self.size += up(int(np.prod(shape)), 16)
         return self.places[key]
 
-    def array(self) -> np.ndarray:
-        """Everything that was added so far."""
-        if len(self.parts) > 1:
-            together = aligned(self.size, np.empty)
-            np.concatenate(self.parts, out=together)
-            self.parts = [together]
-        return self.parts[0]
+    def array(self, threads: int) -> np.ndarray:
+        """Everything that was added so far, float32."""
+        if self.missing:
+            whole = aligned(self.size, np.empty)
+            whole[:self.data.size] = self.data
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda job: job[2](whole[job[0]:job[0] + int(np.prod(job[1]))].reshape(job[1])), self.missing))
+            self.data, self.missing = whole, []
+        return self.data
 
 
 def pad_channels(vector: np.ndarray) -> np.ndarray:
@@ -42,16 +51,43 @@ def pad_channels(vector: np.ndarray) -> np.ndarray:
     return np.concatenate([vector, np.zeros(-vector.size % NR)])
 
 
-def pack(weight: np.ndarray) -> np.ndarray:
-    """(K, C, R, S) → panels (⌈K / NR⌉, R·S·C, NR): the NR weights of one step lie behind one another."""
-    k, c, r, s = weight.shape
-    rows = np.zeros((up(k, NR), r * s * c), np.float32)
-    rows[:k] = weight.transpose(0, 2, 3, 1).reshape(k, -1)
-    return rows.reshape(-1, NR, r * s * c).transpose(0, 2, 1)
-
-
 def scale_and_shift(params: Mapping[str, np.ndarray], path: str) -> tuple[np.ndarray, np.ndarray]:
     """A batch norm as y = x · scale + shift, float64."""
     weight, bias, mean, var = (params[f"{path}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var"))
     scale = weight / np.sqrt(var + EPS)
     return scale, bias - mean * scale
+
+
+@compiled
+def pack(weight, scale, first, out):
+    """weight (K, C, R·S) float32 times scale (K,) float64 → steps first … first + R·S·C of out (panels, steps, NR)."""
+    K, C, taps = weight.shape
+    for panel in range(out.shape[0]):
+        for start in range(0, C, BLOCK):
+            for n in range(NR):
+                k = panel * NR + n
+                for c in range(start, min(start + BLOCK, C)):
+                    for tap in range(taps):
+                        out[panel, first + tap * C + c, n] = np.float32(weight[k, c, tap] * scale[k]) if k < K else np.float32(0)
+
+
+@compiled
+def pack_winograd(weight, scale, G, out):
+    """weight (K, C, 9) float32 times scale (K,) float64, transformed with G (n, 3) float64 → out (n·n, panels, C, NR)."""
+    K, C, _ = weight.shape
+    n = len(G)
+    g, half = np.zeros((9, NR)), np.zeros((3, NR))
+    for panel in range(out.shape[1]):
+        count = min(NR, K - panel * NR)
+        for c in range(C):
+            for m in range(count):
+                for tap in range(9):
+                    g[tap, m] = weight[panel * NR + m, c, tap] * scale[panel * NR + m]
+            for i in range(n):
+                for s in range(3):
+                    for m in range(NR):
+                        half[s, m] = G[i, 0] * g[s, m] + G[i, 1] * g[3 + s, m] + G[i, 2] * g[6 + s, m]
+                for j in range(n):
+                    for m in range(NR):
+                        out[i * n + j, panel, c, m] = np.float32(half[0, m] * G[j, 0] + half[1, m] * G[j, 1] + half[2, m] * G[j, 2])
+        g[:] = 0

@@ -11,16 +11,18 @@ of both inputs.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from math import gcd
 
 import numpy as np
 
 from ..variants import BASIC, StagePlan, Variant, conv_padding
+from ..weights import release
 from . import loops as L
 from .memory import FOREVER, Tensor, place, up
-from .packing import Packed, pack, pad_channels, scale_and_shift
+from .packing import Packed, pack, pack_winograd, pad_channels, scale_and_shift
 from .target import MR, NR, SIZES, VL
-from .winograd import transform_kernels
+from .winograd import MATRICES
 
 WEIGHT_COST = 27                                                  # operations in the time that a weight takes to come from memory
 ACTIVATION_COST = 20                                              # and an activation to go to the cache and back
@@ -38,6 +40,23 @@ def best_step(pixels: int) -> int:
     return min(SIZES, key=lambda size: computed(pixels, size))
 
 
+def tile_name(pixels: int, step: int) -> str:
+    """Pixels × channels of the tiles that most of a row is made of."""
+    return f"{min(size for size in SIZES if size >= min(pixels, step))}×{NR}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an operation is and costs. gflop: what the layer takes by definition; computed: what the tiles carry out, the pixels and channels
+    they only fill up with included. megabytes: inputs, outputs and weights, each once."""
+    layer: str
+    algorithm: str
+    tile: str
+    gflop: float
+    computed: float
+    megabytes: float
+
+
 class Plan:
     """All that a forward pass over a picture (in_chans, h, w) needs.
 
@@ -52,7 +71,7 @@ class Plan:
         self.global_pool, self.threads, self.exact, self.keep = global_pool, threads, exact, wanted is None
         self.rows: list[dict[str, int]] = []                              # of each operation its columns,
         self.places: list[dict[str, tuple]] = []                          # those that wait for a tensor's place: (tensor, y, x),
-        self.names: list[str] = []                                        # and layer
+        self.work: list[Work] = []                                        # and its cost
         self.offs: list[int] = []
         self.tensors: dict[str, Tensor] = {}
         self.all: list[Tensor] = []
@@ -68,7 +87,7 @@ class Plan:
         wide = stages[0].dilation if basic else 0                         # the border that a block's first convolution wants
         kernel = 3 if self.variant.stem else 7
         x = self._tensor(h, w, in_chans, border=conv_padding(kernel, 2), tight=True)
-        self._op("input", L.INPUT, h, dst=x, CHANNELS=in_chans, H=h, W=w)
+        self._op("input", L.INPUT, h, "channels last", dst=x, CHANNELS=in_chans, H=h, W=w)
         if self.variant.stem:
             for i, path in enumerate(self.variant.stem_convs[:-1]):
                 x = self._conv(path, x, stride=2 if i == 0 else 1, norm=f"stem.norm{i + 1}", border=1)
@@ -76,7 +95,7 @@ class Plan:
         stem = self.tensors[last] = self._conv(last, x, stride=1 if self.variant.stem else 2)
         p, q = (stem.h - 1) // 2 + 1, (stem.w - 1) // 2 + 1
         raw, pre = self._tensor(p, q, stem.c), self._tensor(p, q, stem.c, border=wide)
-        self._op("stem.pool", L.MAXPOOL, p, src=stem, dst=raw, two=pre, CHANNELS=stem.c, H=stem.h, W=stem.w,
+        self._op("stem.pool", L.MAXPOOL, p, "max pool", src=stem, dst=raw, two=pre, CHANNELS=stem.c, H=stem.h, W=stem.w,
                  **self._norm("stages.0.blocks.0.norm1"))
         self.tensors |= {"stem.pool": raw, "stages.0.blocks.0.norm1": pre}
         for s, stage in enumerate(stages):
@@ -85,7 +104,7 @@ class Plan:
             self.tensors[f"stages.{s}"] = raw
         if self.global_pool == "avg":
             pooled = self.tensors["head.global_pool"] = self._tensor(1, 1, pre.c)
-            self._op("head.global_pool", L.GLOBALPOOL, -(-pre.c // VL), src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w)
+            self._op("head.global_pool", L.GLOBALPOOL, -(-pre.c // VL), "mean", src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w)
             if "head.fc.weight" in self.params:
                 self.tensors["head.fc"] = self._conv("head.fc", pooled)
 
@@ -121,7 +140,7 @@ class Plan:
         stride, name, h, w = stage.stride, f"{path}.downsample.conv", x.h, x.w
         if self.variant.avg_down and (stride > 1 or stage.dilation > 1):
             pooled = self.tensors[f"{path}.downsample.pool"] = self._tensor(h, w, pre.c)
-            self._op(f"{path}.downsample.pool", L.AVGPOOL, h, src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w, STRIDE=stride,
+            self._op(f"{path}.downsample.pool", L.AVGPOOL, h, "average pool", src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w, STRIDE=stride,
                      ALL_COUNT=int(stage.dilation > 1))
             pre, stride = pooled, 1
         last = stage.mid * (9 if self.variant.block == BASIC else 1)      # steps of the convolution it is added to
@@ -143,8 +162,12 @@ class Plan:
     def _norm(self, path: str) -> dict[str, int]:
         """Places of a batch norm's scale and shift, as columns of an operation."""
         scale, shift = scale_and_shift(self.params, path)
-        return dict(SCALE=self.packed.add((path, "scale"), lambda: pad_channels(scale)),
-                    SHIFT=self.packed.add((path, "shift"), lambda: pad_channels(shift)))
+        return dict(SCALE=self._vector((path, "scale"), scale), SHIFT=self._vector((path, "shift"), shift))
+
+    def _vector(self, key, vector: np.ndarray) -> int:
+        """Place of a vector over output channels."""
+        padded = pad_channels(vector)
+        return self.packed.add(key, padded.shape, lambda out: np.copyto(out, padded, casting="same_kind"))
 
     def _conv(self, path: str, x: Tensor, *, stride: int = 1, dilation: int = 1, norm: str | None = None, border: int = 0,
               into: Tensor | None = None, residual: Tensor | None = None, plus: tuple[str, Tensor, int] | None = None,
@@ -171,29 +194,31 @@ class Plan:
         starts = [start + i for start in starts for i in range(0, r * s * c // len(starts), run)]
         steps = len(starts + starts2) * run
 
-        def weights():
-            scale = 1 if norm is None else scale_and_shift(self.params, norm)[0].reshape(-1, 1, 1, 1)
-            own = pack((self.params[f"{path}.weight"] * scale).astype(np.float32))
-            return np.concatenate([own, pack(self.params[f"{path2}.weight"])], axis=1) if plus else own
+        panels = up(k, NR) // NR
+        scale, shift = scale_and_shift(self.params, norm) if norm else (np.ones(k), self.params.get(f"{path}.bias", np.zeros(k)))
 
-        def shifts():
-            own = self.params.get(f"{path}.bias", np.zeros(k))            # only the classifier has one
-            return pad_channels(own if norm is None else scale_and_shift(self.params, norm)[1])
+        def fill(out):
+            pack(self.params[f"{path}.weight"].reshape(k, c, r * s), scale, 0, out)
+            if plus:
+                pack(self.params[f"{path2}.weight"].reshape(k, x2.c, 1), np.ones(k), r * s * c, out)
+                release(self.params[f"{path2}.weight"])
+            release(self.params[f"{path}.weight"])
+        place = self.packed.add((path, norm, plus and path2), (panels, steps, NR), fill)
 
         far = up(k, NR) * steps * 4 > NEAR                                # the weights don't stay in the cache: walk them once
         strided = stride > 1 or any(t.border for t in (x, y, residual, two, x2) if t) or (plus and stride2 > 1)
         rows, across = (p, q) if r > 1 or strided else (1, p * q)         # else all pixels are one long row
-        step, panels = best_step(across), up(k, NR) // NR
+        step = best_step(across)
         tiles = rows * -(-across // step)
         panels_a_task, tiles_a_task = (1, tiles) if far else (panels, max(1, tiles // 64))
-        columns |= dict(P=rows, Q=across, STEP=step, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=self.packed.add((path, norm, plus and path2), weights),
-                        PANELS=panels, PANEL=steps * NR, BIAS=self.packed.add((path, norm, "bias"), shifts), LINEAR=int(norm is None),
+        columns |= dict(P=rows, Q=across, STEP=step, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=place, PANELS=panels, PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(norm is None),
                         OFFS=len(self.offs), NRUNS=len(starts + starts2), RUN=run, FIRST2=len(starts), TILES_A_TASK=tiles_a_task,
-                        PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far), FLOPS=2 * p * q * k * steps, COMPUTED=2 * rows * computed(across, step) * panels * NR * steps)
+                        PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far))
         if then:
             columns |= self._norm(then)
-        self._op(f"{path} + downsample.conv" if plus else path, L.CONV, -(-panels // panels_a_task) * -(-tiles // tiles_a_task), src=x, src2=x2, dst=y,
-                 res=residual, two=two, start=(-pad, -pad), **columns)
+        self._op(f"{path} + downsample.conv" if plus else path, L.CONV, -(-panels // panels_a_task) * -(-tiles // tiles_a_task),
+                 f"direct {r}×{s}", src=x, src2=x2, dst=y, res=residual, two=two, start=(-pad, -pad), tile=tile_name(across, step),
+                 flops=2 * p * q * k * steps, computed=2 * rows * computed(across, step) * panels * NR * steps, weights=k * steps, **columns)
         self.offs += starts + starts2
         return y
 
@@ -224,42 +249,48 @@ class Plan:
         down, across = -(-y.h // m), -(-y.w // m)
         tiles, panels = down * across, up(k, NR) // NR
         scale, shift = scale_and_shift(self.params, norm)
-        def weights():
-            return np.stack([pack(at_place) for at_place in transform_kernels(weight * scale.reshape(-1, 1, 1, 1), m)])
-        zero = self.packed.add(("zero", panels), lambda: np.zeros(panels * NR))
-        bias, half = self.packed.add((path, norm, "bias"), lambda: pad_channels(shift)), -(-panels // 2)
+        def fill(out):
+            pack_winograd(weight.reshape(k, c, 9), scale, np.array(MATRICES[m]["G"], np.float64), out)
+            release(weight)
+        zero, bias, half = self._vector(("zero", k), np.zeros(k)), self._vector((path, norm, "bias"), shift), -(-panels // 2)
         ends, shape = dict(M=m, Q=across, CHANNELS=c, CHANNELS_OUT=k, BIAS=bias), dict(H=y.h, W=y.w)
-        product = dict(WEIGHT=self.packed.add((path, norm, m), weights), WEIGHT_PICTURE=panels * c * NR, PANELS=panels, PANEL=c * NR,
-                       OFFS=len(self.offs), RUN=c, FLOPS=2 * 9 * y.h * y.w * c * k)
+        product = dict(WEIGHT=self.packed.add((path, norm, m), (places, panels, c, NR), fill), WEIGHT_PICTURE=panels * c * NR, PANELS=panels, PANEL=c * NR,
+                       OFFS=len(self.offs), RUN=c)
+        cost = dict(flops=2 * 9 * y.h * y.w * c * k, weights=places * k * c)
+        name = f"F({m}×{m})"
         self.offs.append(0)
         if places * panels * NR * c * 4 <= NEAR:                          # weights stay in the cache: a few rows of tiles at a time
             rows = min(-(-MR // across), down)
             step = best_step(rows * across)
             v, z = (self._tensor(1, rows * across, n, pictures=places * self.threads) for n in (c, NR))
-            self._op(path, L.WINOGRAD, -(-down // rows), src=x, dst=y, res=v, two=z, start=(-1, -1), **ends | shape | product, P=down,
-                     ROWS_A_TASK=rows, STEP=step, SHIFT=zero, COMPUTED=2 * places * -(-down // rows) * computed(rows * across, step) * panels * NR * c)
+            self._op(path, L.WINOGRAD, -(-down // rows), name, src=x, dst=y, res=v, two=z, start=(-1, -1), tile=tile_name(rows * across, step), scratch=(v, z), **cost,
+                     computed=2 * places * -(-down // rows) * computed(rows * across, step) * panels * NR * c, **ends | shape | product, P=down,
+                     ROWS_A_TASK=rows, STEP=step, SHIFT=zero)
             return y
         step = best_step(tiles)
         v, z = (self._tensor(1, tiles, n, pictures=places) for n in (c, k))
-        self._op(f"{path} (in)", L.WINOGRAD_IN, down, src=x, dst=v, start=(-1, -1), **ends)
-        self._op(path, L.CONV, places * -(-panels // half), src=v, dst=z, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1, FIRST2=1,
-                 STEP=step, TILES_A_TASK=-(-tiles // step), PANELS_A_TASK=half, PANELS_OUTER=1, M=m,
-                 COMPUTED=2 * places * computed(tiles, step) * panels * NR * c)
-        self._op(f"{path} (out)", L.WINOGRAD_OUT, down, src=z, dst=y, **ends, **shape)
+        self._op(path, L.WINOGRAD_IN, down, name, src=x, dst=v, start=(-1, -1), scratch=(v,), **ends)
+        self._op(path, L.CONV, places * -(-panels // half), name, src=v, dst=z, tile=tile_name(tiles, step), scratch=(v, z), **cost,
+                 computed=2 * places * computed(tiles, step) * panels * NR * c, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1, FIRST2=1,
+                 STEP=step, TILES_A_TASK=-(-tiles // step), PANELS_A_TASK=half, PANELS_OUTER=1)
+        self._op(path, L.WINOGRAD_OUT, down, name, src=z, dst=y, scratch=(z,), **ends, **shape)
         return y
 
-    def _op(self, name: str, kind: int, tasks: int, *, src: Tensor | None = None, src2: Tensor | None = None, dst: Tensor | None = None,
-            res: Tensor | None = None, two: Tensor | None = None, start: tuple[int, int] = (0, 0), **columns: int) -> None:
-        """Append an operation. Places and strides come from its tensors, unless given; of src it reads from pixel `start` on."""
+    def _op(self, layer: str, kind: int, tasks: int, algorithm: str, *, src: Tensor | None = None, src2: Tensor | None = None,
+            dst: Tensor | None = None, res: Tensor | None = None, two: Tensor | None = None, start: tuple[int, int] = (0, 0), tile: str = "",
+            flops: int = 0, computed: int = 0, weights: int = 0, scratch: Collection[Tensor] = (), **columns: int) -> None:
+        """Append an operation. Places and strides come from its tensors, unless given; of src it reads from pixel `start` on. The cost: flops
+        and those computed, floats of weights, and its tensors but those that are only `scratch`."""
         row, places = {"KIND": kind, "TASKS": tasks, "PICTURES": 1, "P": dst.h, "Q": dst.w, "RES": -1, "TWO": -1}, {}
         for role, tensor in (("SRC", src), ("SRC2", src2), ("DST", dst), ("RES", res), ("TWO", two)):
             if tensor:
                 tensor.use(len(self.rows))
                 row |= {f"{role}_PICTURE": tensor.picture, f"{role}_ROW": tensor.row, f"{role}_PIXEL": tensor.pitch}
                 places[role] = (tensor, *(start if role == "SRC" else (0, 0)))
+                weights += tensor.pictures * tensor.h * tensor.w * tensor.c * (tensor not in scratch)
         self.rows.append(row | columns)
         self.places.append(places)
-        self.names.append(name)
+        self.work.append(Work(layer, algorithm, tile, flops / 1e9, computed / 1e9, weights * 4 / 1e6))
 
     def _finish(self, wanted: Collection[str]) -> None:
         """Leave out the operations that `wanted` doesn't need, and give the tensors their places."""
@@ -268,7 +299,7 @@ class Plan:
         for tensor in outputs:
             tensor.last = FOREVER
         self.size = place([t for t in dict.fromkeys(self.all) if t.first < count]) + 2 * MR * max(t.pitch for t in self.all)     # tiles read MR pixels, always
-        self.ops, self.offs, self.names = np.zeros((count, L.COLUMNS), np.int64), np.array(self.offs, np.int64), self.names[:count]
+        self.ops, self.offs, self.work = np.zeros((count, L.COLUMNS), np.int64), np.array(self.offs, np.int64), self.work[:count]
         for op, columns, places in zip(self.ops, self.rows, self.places):
             for column, value in (columns | {role: tensor.at(y, x) for role, (tensor, y, x) in places.items()}).items():
                 op[getattr(L, column)] = value

@@ -10,14 +10,13 @@ place (summed over the channels: n² small matrix products), and transformed bac
     m = 2  F(2×2, 3×3)              16/4 = 4                  16             3e-7
     m = 4  F(4×4, 3×3)             36/16 = 2.25               36             3e-6
 
-The kernels are transformed once, in float64. Inputs and products are transformed here, VL channels at a time, by straight-line vector
+The kernels are transformed once, in float64 (packing.py). Inputs and products are transformed here, VL channels at a time, by straight-line vector
 code written out from the matrices: a 0 costs nothing and a ±1 no multiplication.
 
 Source: Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308, sections 4.1 and 4.3.
 """
 from __future__ import annotations
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -35,13 +34,6 @@ MATRICES = {
                [0, 0, 1]],
             AT=[[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
 }
-
-
-def transform_kernels(weight: np.ndarray, m: int) -> np.ndarray:
-    """G g Gᵀ for every kernel: (K, C, 3, 3) → (n·n, K, C, 1, 1) float32, computed in float64."""
-    g = np.array(MATRICES[m]["G"])
-    u = np.einsum("ir,kcrs,js->ijkc", g, weight.astype(np.float64), g)
-    return u.reshape(len(g) ** 2, *weight.shape[:2], 1, 1).astype(np.float32)
 
 
 def _combine(b, V, row, values):

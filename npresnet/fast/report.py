@@ -1,0 +1,94 @@
+"""What a plan does and how long each layer takes, beside what the machine could do."""
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..table import format_table
+from .loops import tile
+from .memory import aligned
+from .target import MR, NR, compiled
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer of a forward pass of one picture.
+
+    algorithm: "direct 3×3", "F(4×4)" (Winograd), "max pool", … tile: pixels × channels that are summed up in registers. gflop: 10⁹ floating-point
+    operations by the layer's definition; computed: those that are carried out, fewer with Winograd, more where tiles only fill up.
+    megabytes: inputs, outputs and weights, each once. ms: time within the whole pass, median.
+    """
+    layer: str
+    algorithm: str
+    tile: str
+    gflop: float
+    computed: float
+    megabytes: float
+    ms: float
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """A plan, measured; `str()` is a table. peak: GFLOP/s that all threads reach together on numbers in their first-level caches.
+    bandwidth: GB/s at which they read from memory."""
+    model: str
+    input_size: tuple[int, int, int]
+    threads: int
+    peak: float
+    bandwidth: float
+    layers: tuple[LayerPlan, ...]
+
+    @property
+    def ms(self) -> float:
+        """Milliseconds for one picture."""
+        return sum(layer.ms for layer in self.layers)
+
+    def as_dict(self) -> dict:
+        """All of it in plain types, for JSON."""
+        return asdict(self) | dict(input_size=list(self.input_size), layers=[asdict(layer) for layer in self.layers], ms=self.ms)
+
+    def __str__(self) -> str:
+        rows = [("layer", "algorithm", "tile", "GFLOP", "computed", "MB", "ms", "GFLOP/s", "of peak")]
+        for l in [*self.layers, None, LayerPlan("total", "", "", *(sum(getattr(layer, name) for layer in self.layers) for name in
+                                                                    ("gflop", "computed", "megabytes", "ms")))]:
+            rows.append(l and (l.layer, l.algorithm, l.tile, f"{l.gflop:.3f}", f"{l.computed:.3f}", f"{l.megabytes:.2f}", f"{l.ms:.2f}",
+                               f"{l.computed / l.ms * 1e3:.0f}", f"{l.computed / l.ms * 1e3 / self.peak:.0%}"))
+        return format_table(rows, right=3) + (f"\n{self.model}, {'×'.join(map(str, self.input_size))}, {self.threads} threads: they reach "
+                                              f"{self.peak:.0f} GFLOP/s, and read {self.bandwidth:.0f} GB/s from memory")
+
+
+@compiled
+def spin(a, b, c, offs, times):
+    """A tile, over and over, on operands that stay in the first-level cache: a (MR, K), b (K, NR), c (MR, NR)."""
+    K, at = a.shape[1], a.ctypes.data
+    for _ in range(times):
+        tile(MR, at, K, offs.ctypes.data, 1, K, at, K, 1, b.ctypes.data, b.ctypes.data, c.ctypes.data, 1, c.ctypes.data, NR, 0, 0, 0, 0, 0, 0)
+
+
+def _together(threads: int, work) -> float:
+    """Seconds that `work(i)` takes in `threads` threads at once; the best of five."""
+    def once():
+        crew = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+        start = time.perf_counter()
+        [t.start() for t in crew], [t.join() for t in crew]
+        return time.perf_counter() - start
+    return min(once() for _ in range(5))
+
+
+def peak(threads: int) -> float:
+    """GFLOP/s that tiles reach in `threads` threads together."""
+    K, times = 128, 40000
+    offs = np.zeros(1, np.int64)
+    own = [(aligned(MR * K).reshape(MR, K), aligned(K * NR).reshape(K, NR), aligned(MR * NR).reshape(MR, NR)) for _ in range(threads)]
+    spin(*own[0], offs, 1)
+    return 2 * MR * NR * K * times * threads / _together(threads, lambda i: spin(*own[i], offs, times)) / 1e9
+
+
+def bandwidth(threads: int) -> float:
+    """GB/s at which `threads` threads together read 128 MB, which few caches hold."""
+    whole = aligned(32_000_000, np.ones)
+    parts = np.array_split(whole, threads)
+    return whole.nbytes / _together(threads, lambda i: parts[i].max()) / 1e9
