@@ -139,7 +139,6 @@ def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]
             raise WeightsError(f"{source}: {name}: expected finite numbers, found {what}")
         if name.endswith("running_var") and array.size and array.min() < 0:
             raise WeightsError(f"{source}: {name}: expected variances, found {array.min()}")
-        release(array)
     return checked
 
 

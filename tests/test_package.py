@@ -56,7 +56,7 @@ def test_wheel_holds_just_what_it_should(wheel):
                 if line.startswith("Requires-Dist: ") and "extra ==" not in line}
     assert required == {"numpy", "numba", "safetensors", "pillow", "tqdm"}
     assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0" in metadata
-    assert f"Version: {npresnet.__version__}" in metadata and "npresnet = npresnet.cli:main" in entry_points
+    assert f"Version: {npresnet.__version__}" in metadata and "npresnet = npresnet.__main__:run" in entry_points
 
 
 def test_wheel_works_outside_the_checkout(wheel, tmp_path):

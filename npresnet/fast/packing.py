@@ -40,8 +40,9 @@ class Packed:
         if self.missing:
             whole = aligned(self.size, np.empty)
             whole[:self.data.size] = self.data
+            largest_first = sorted(self.missing, key=lambda job: -np.prod(job[1]))        # or one thread would be left with it at the end
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda job: job[2](whole[job[0]:job[0] + int(np.prod(job[1]))].reshape(job[1])), self.missing))
+                list(pool.map(lambda job: job[2](whole[job[0]:job[0] + int(np.prod(job[1]))].reshape(job[1])), largest_first))
             self.data, self.missing = whole, []
         return self.data
 
@@ -63,12 +64,14 @@ def pack(weight, scale, first, out):
     """weight (K, C, R·S) float32 times scale (K,) float64 → steps first … first + R·S·C of out (panels, steps, NR)."""
     K, C, taps = weight.shape
     for panel in range(out.shape[0]):
+        steps, count = out[panel, first:first + taps * C], min(NR, K - panel * NR)
         for start in range(0, C, BLOCK):
-            for n in range(NR):
-                k = panel * NR + n
-                for c in range(start, min(start + BLOCK, C)):
-                    for tap in range(taps):
-                        out[panel, first + tap * C + c, n] = np.float32(weight[k, c, tap] * scale[k]) if k < K else np.float32(0)
+            for n in range(count):
+                own, factor = weight[panel * NR + n], scale[panel * NR + n]
+                for tap in range(taps):
+                    for c in range(start, min(start + BLOCK, C)):
+                        steps[tap * C + c, n] = np.float32(own[c, tap] * factor)
+        steps[:, count:] = 0
 
 
 @compiled

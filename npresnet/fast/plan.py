@@ -24,7 +24,8 @@ from .packing import Packed, pack, pack_winograd, pad_channels, scale_and_shift
 from .target import MR, NR, SIZES, VL
 from .winograd import MATRICES
 
-WEIGHT_COST = 27                                                  # operations in the time that a weight takes to come from memory
+WEIGHT_COST = 46                                                  # operations in the time that a weight takes to come from memory, where
+                                                                  # others use it too (27 on an idle machine: 222 GFLOP/s, 33 GB/s)
 ACTIVATION_COST = 20                                              # and an activation to go to the cache and back
 NEAR = 640 * 1024                                                 # bytes of weights that stay in the second-level cache
 
