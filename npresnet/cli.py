@@ -1,4 +1,4 @@
-"""The command line: `npresnet classify|summary|models|compare`, also `python -m npresnet`.
+"""The command line: `npresnet classify|summary|models|compare|bench`, also `python -m npresnet`.
 
 Results go to stdout, complaints and progress to stderr. Exit code 0: all done; 1: some input failed, the rest was done; 2: wrong usage.
 """
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__
+from .contenders import CONTENDERS, OWN, read_peers
 from .errors import ImageError, MissingDependencyError, NpresnetError, WeightsError, printable
 
 if TYPE_CHECKING:
@@ -110,6 +111,19 @@ def build_parser() -> argparse.ArgumentParser:
                      help="what to hold the NumPy reference against: timm, which has to be installed, or the numba backend (default: timm)")
     sub.add_argument("--tolerance", type=float, metavar="Δ", help="largest difference, as a share of a layer's largest magnitude "
                      "(default: 5e-6 against timm, 1e-4 against numba)")
+
+    sub = command("bench", bench, "measure how fast it is on this machine, beside other runtimes",
+                  "npresnet bench --batch 1 --only numba numba-exact")
+    sub.add_argument("--model", metavar="NAME", help="one of `npresnet models` (default: resnetv2_50)")
+    sub.add_argument("--weights", metavar="FILE", help="a safetensors file for it (default: random weights)")
+    sub.add_argument("--peers", metavar="DIR", help="a model for PyTorch, ONNX Runtime and OpenVINO too: a folder that "
+                     "tests/benchmarks/make_peers.py wrote. PyTorch runs the code that is in it")
+    sub.add_argument("--batch", type=positive, nargs="+", default=[1, 8], metavar="N", help="pictures a call (default: 1 8)")
+    sub.add_argument("--size", type=positive, nargs="+", metavar="PX", help="height and width of the pictures, or one edge")
+    sub.add_argument("--threads", type=positive, metavar="N", help="threads of each contender (default: as many as there are cores)")
+    sub.add_argument("--runs", type=positive, metavar="N", help="calls to time in each process (default: about two seconds of them)")
+    sub.add_argument("--only", nargs="+", choices=tuple(CONTENDERS), metavar="NAME", help=f"measure these: {', '.join(CONTENDERS)}")
+    sub.add_argument("--picture", metavar="FILE.png", help="draw the numba backend's layers as a roofline (needs the extra 'tutorials')")
     return parser
 
 
@@ -141,18 +155,16 @@ def summary(args: argparse.Namespace) -> int:
     """`npresnet summary`: the table of layers."""
     from .model import create_model
 
-    if args.size and len(args.size) > 2:
-        raise UsageError("--size takes one edge, or height and width")
+    size = picture_size(args.size)
     model = create_model(args.model, backend="numpy")
-    size = (model.in_chans, args.size[0], args.size[-1]) if args.size else None
-    table = model.summary(size)
+    table = model.summary((model.in_chans, *size) if size else None)
     print_json(table.as_dict()) if args.json else print(table)
     return DONE
 
 
 def models(args: argparse.Namespace) -> int:
     """`npresnet models`: names, and which of them have published weights."""
-    from .summary import format_table
+    from .table import format_table
     from .variants import PRETRAINED, count_parameters, find_variant, list_models
 
     rows = []
@@ -195,6 +207,33 @@ def compare(args: argparse.Namespace) -> int:
     return FAILED if any("error" in row or row["first_divergence"] for row in rows) else DONE
 
 
+def bench(args: argparse.Namespace) -> int:
+    """`npresnet bench`: the table of times; exit code 1 if a contender failed, or isn't there although it was asked for."""
+    from .bench import measure
+    from .model import create_model
+
+    if args.picture and find_spec("matplotlib") is None:                                  # before anything is measured
+        raise MissingDependencyError("--picture needs matplotlib: pip install 'npresnet[tutorials]'")
+    if args.picture and not os.path.isdir(os.path.dirname(args.picture) or "."):
+        raise UsageError(f"{printable(args.picture)}: there is no such folder")
+    model, weights, size = args.model or "resnetv2_50", args.weights, picture_size(args.size)
+    if args.peers:
+        if args.model or args.weights or args.size:
+            raise UsageError("--peers brings its own model, weights and picture size: leave --model, --weights and --size out")
+        peers = read_peers(args.peers)
+        model, weights, size = peers["model"], os.path.join(args.peers, "model.safetensors"), peers["size"]
+    elif not args.only:
+        say("npresnet bench: to measure PyTorch, ONNX Runtime and OpenVINO too, give --peers DIR; tests/benchmarks/make_peers.py writes it")
+    result = measure(args.only or (CONTENDERS if args.peers else OWN), model, weights=weights, peers=args.peers, size=size,
+                     batches=args.batch, threads=args.threads, runs=args.runs, complain=lambda line: say(f"npresnet bench: {line}"))
+    print_json(result.as_dict()) if args.json else print(result)
+    if args.picture:
+        from .roofline import draw_roofline
+        plan = create_model(model, weights=weights, backend="numba", num_threads=result.threads).plan(input_size=result.input_size)
+        draw_roofline(plan, result.heading, args.picture)
+    return FAILED if any("error" in stop or args.only for stop in result.stopped) else DONE
+
+
 def timm_trace(model: ResNetV2):
     """A function like `model.trace` that runs timm with the same tensors."""
     torch, timm = import_module("torch"), import_module("timm")                           # only here, only when asked for
@@ -221,6 +260,13 @@ def load_model(args: argparse.Namespace) -> ResNetV2:
 
     return create_model(args.model, weights=args.weights, pretrained=args.weights is None and args.model != "demo",
                         backend="numpy" if args.command == "compare" else "auto")
+
+
+def picture_size(edges: list[int] | None) -> tuple[int, int] | None:
+    """(H, W) of --size; None if it isn't given. Raises UsageError."""
+    if edges and len(edges) > 2:
+        raise UsageError("--size takes one edge, or height and width")
+    return (edges[0], edges[-1]) if edges else None
 
 
 def model_transform(model: ResNetV2, use_test_size: bool = False):

@@ -21,7 +21,7 @@ from npresnet import cli, create_model, data, labels
 from npresnet.cli import main
 from npresnet.variants import BASIC, VARIANTS, Variant
 
-COMMANDS = ["classify", "summary", "models", "compare"]
+COMMANDS = ["classify", "summary", "models", "compare", "bench"]
 TINY = Variant("tiny", (1, 1, 1, 1), BASIC, width=0.125)
 
 

@@ -72,7 +72,7 @@ def conv(op, task, offs, ws, weights):
     else:
         for index in range(first_tile, last_tile):
             for panel in range(first_panel, last_panel):
-                conv_tile(op, index, panel, NR, offs, ws, weights)
+                conv_tile(op, index, panel, index - first_tile, offs, ws, weights)
 
 
 @compiled
