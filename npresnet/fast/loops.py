@@ -29,9 +29,9 @@ INPUT, CONV, MAXPOOL, AVGPOOL, WINOGRAD, WINOGRAD_IN, WINOGRAD_OUT, GLOBALPOOL =
 (KIND, TASKS, PICTURES, P, Q, SRC, SRC_PICTURE, SRC_ROW, SRC_PIXEL, DST, DST_PICTURE, DST_ROW, DST_PIXEL,
  RES, RES_PICTURE, RES_ROW, RES_PIXEL, TWO, TWO_PICTURE, TWO_ROW, TWO_PIXEL, SCALE, SHIFT, WEIGHT, PANELS, PANEL, BIAS, LINEAR,
  SRC2, SRC2_PICTURE, SRC2_ROW, SRC2_PIXEL, FIRST2, OFFS, NRUNS, RUN, STEP, TILES_A_TASK, PANELS_A_TASK, PANELS_OUTER, CHANNELS,
- CHANNELS_OUT, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M, ROWS_A_TASK) = range(49)
+ CHANNELS_OUT, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M) = range(48)
 V, V_PLANE, V_PIXEL, PRODUCT, PRODUCT_PLANE, PRODUCT_PIXEL = RES, RES_PICTURE, RES_PIXEL, TWO, TWO_PICTURE, TWO_PIXEL      # of WINOGRAD
-COLUMNS = 49
+COLUMNS = 48
 
 
 @compiled
@@ -137,67 +137,71 @@ def avg_pool(op, task, ws):
 
 
 @compiled
-def transform_row(op, row, dst, plane, pixel, ws):
-    """One row of tiles of the input, transformed: place (i, j) of its t-th tile goes to dst + (i·n + j)·plane + t·pixel."""
+def transform(op, i, first, last, dst, plane, pixel, ws):
+    """Tiles first … last of the input, transformed: place (i, j) of the t-th of them goes to dst + (i·n + j)·plane + t·pixel."""
     m = op[M]
-    for t in range(op[Q]):
-        src, to = ws + 4 * (op[SRC] + row * m * op[SRC_ROW] + t * m * op[SRC_PIXEL]), dst + 4 * t * pixel
+    for t in range(first, last):
+        row, column = t // op[Q], t % op[Q]
+        src, to = ws + 4 * (op[SRC] + row * m * op[SRC_ROW] + column * m * op[SRC_PIXEL]), dst + 4 * (t - first) * pixel
         for c in range(0, op[CHANNELS], VL):
             if m == 4:
-                forward4(src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], to + 4 * c, plane)
+                forward4(i, src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], to + 4 * c, plane)
             else:
-                forward2(src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], to + 4 * c, plane)
+                forward2(i, src + 4 * c, op[SRC_ROW], op[SRC_PIXEL], to + 4 * c, plane)
 
 
 @compiled
-def transform_back(op, row, src, plane, pixel, first, last, ws, weights):
-    """Channels first … last of one row of tiles, from src, transformed back, with bias and ReLU; at the right and bottom edge only what
-    lies inside."""
+def transform_back(op, first, last, src, plane, pixel, channel, count, ws, weights):
+    """`count` channels from `channel` on of tiles first … last, from src, transformed back, with bias and ReLU; at the right and bottom
+    edge only what lies inside."""
     m = op[M]
-    high = min(m, op[H] - row * m)
-    for t in range(op[Q]):
-        wide = min(m, op[W] - t * m)
-        dst, tile_at = ws + 4 * (op[DST] + row * m * op[DST_ROW] + t * m * op[DST_PIXEL] + first), src + 4 * t * pixel
-        for c in range(0, last - first, VL):
-            bias = weights + 4 * (op[BIAS] + first + c)
+    for t in range(first, last):
+        row, column = t // op[Q], t % op[Q]
+        high, wide = min(m, op[H] - row * m), min(m, op[W] - column * m)
+        dst = ws + 4 * (op[DST] + row * m * op[DST_ROW] + column * m * op[DST_PIXEL] + channel)
+        for c in range(0, count, VL):
+            tile_at, bias = src + 4 * ((t - first) * pixel + c), weights + 4 * (op[BIAS] + channel + c)
             if m == 4:
-                backward4(tile_at + 4 * c, plane, dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
+                backward4(tile_at, plane, dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
             else:
-                backward2(tile_at + 4 * c, plane, dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
+                backward2(tile_at, plane, dst + 4 * c, op[DST_ROW], op[DST_PIXEL], bias, high, wide)
 
 
 @compiled
 def winograd(op, task, me, offs, ws, weights):
-    """Some rows of tiles, from the input to the output; what lies between stays in this thread's own part of the scratch (V, PRODUCT)."""
-    across, places = op[Q], (op[M] + 2) * (op[M] + 2)
-    first, last = task * op[ROWS_A_TASK], min((task + 1) * op[ROWS_A_TASK], op[P])
+    """Some tiles, from the input to the output; what lies between stays in this thread's own part of the scratch (V, PRODUCT)."""
+    places = (op[M] + 2) * (op[M] + 2)
+    first, last = task * op[TILES_A_TASK], min((task + 1) * op[TILES_A_TASK], op[P] * op[Q])
     v = ws + 4 * (op[V] + me * places * op[V_PLANE])
     product = ws + 4 * (op[PRODUCT] + me * places * op[PRODUCT_PLANE])
-    for row in range(first, last):
-        transform_row(op, row, v + 4 * (row - first) * across * op[V_PIXEL], op[V_PLANE], op[V_PIXEL], ws)
+    for i in range(op[M] + 2):
+        transform(op, i, first, last, v, op[V_PLANE], op[V_PIXEL], ws)
     for panel in range(op[PANELS]):
         for place in range(places):
             w = weights + 4 * (op[WEIGHT] + place * op[WEIGHT_PICTURE] + panel * op[PANEL])
-            for t in range(0, (last - first) * across, op[STEP]):
+            for t in range(0, last - first, op[STEP]):
                 src = v + 4 * (place * op[V_PLANE] + t * op[V_PIXEL])
                 dst = product + 4 * (place * op[PRODUCT_PLANE] + t * op[PRODUCT_PIXEL])
-                tile(min(op[STEP], (last - first) * across - t), src, op[V_PIXEL], offs + 8 * op[OFFS], 1, op[RUN], src, op[V_PIXEL], 1,
-                     w, w + 4 * op[PANEL], weights + 4 * op[SHIFT], 1, dst, op[PRODUCT_PIXEL], 0, 0, 0, 0, 0, 0)
-        for row in range(first, last):
-            src = product + 4 * (row - first) * across * op[PRODUCT_PIXEL]
-            transform_back(op, row, src, op[PRODUCT_PLANE], op[PRODUCT_PIXEL], panel * NR, min((panel + 1) * NR, op[CHANNELS_OUT]), ws, weights)
+                tile(min(op[STEP], last - first - t), src, op[V_PIXEL], offs + 8 * op[OFFS], 1, op[RUN], src, op[V_PIXEL], 1,
+                     w, w + 4 * op[WEIGHT_PICTURE], weights + 4 * op[SHIFT], 1, dst, op[PRODUCT_PIXEL], 0, 0, 0, 0, 0, 0)
+        transform_back(op, first, last, product, op[PRODUCT_PLANE], op[PRODUCT_PIXEL], panel * NR, min(NR, op[CHANNELS_OUT] - panel * NR),
+                       ws, weights)
 
 
 @compiled
 def winograd_in(op, task, ws):
-    """One row of tiles, transformed, into DST, whose pictures are the places."""
-    transform_row(op, task, ws + 4 * (op[DST] + task * op[Q] * op[DST_PIXEL]), op[DST_PICTURE], op[DST_PIXEL], ws)
+    """One row of tiles, transformed, into DST, whose pictures are the places: of n² places the n of one row, so that a thread makes those
+    that it is going to multiply. What another core has written or read last takes long to write to."""
+    i, row, across = task // op[P], task % op[P], op[Q]
+    transform(op, i, row * across, (row + 1) * across, ws + 4 * (op[DST] + row * across * op[DST_PIXEL]), op[DST_PICTURE], op[DST_PIXEL], ws)
 
 
 @compiled
 def winograd_out(op, task, ws, weights):
     """One row of tiles, transformed back from SRC, whose pictures are the places."""
-    transform_back(op, task, ws + 4 * (op[SRC] + task * op[Q] * op[SRC_PIXEL]), op[SRC_PICTURE], op[SRC_PIXEL], 0, op[CHANNELS_OUT], ws, weights)
+    first = task * op[Q]
+    transform_back(op, first, first + op[Q], ws + 4 * (op[SRC] + first * op[SRC_PIXEL]), op[SRC_PICTURE], op[SRC_PIXEL], 0, op[CHANNELS_OUT],
+                   ws, weights)
 
 
 @compiled

@@ -211,7 +211,12 @@ class Plan:
         rows, across = (p, q) if r > 1 or strided else (1, p * q)         # else all pixels are one long row
         step = best_step(across)
         tiles = rows * -(-across // step)
-        panels_a_task, tiles_a_task = (1, tiles) if far else (panels, max(1, tiles // 64))
+        if not far:
+            panels_a_task, tiles_a_task = panels, max(1, tiles // 64)
+        elif tiles >= 4 * self.threads:                                   # each thread has pixels of its own, that no other core touches
+            panels_a_task, tiles_a_task = panels, -(-tiles // self.threads)
+        else:                                                             # too few for that: channels of its own
+            panels_a_task, tiles_a_task = 1, tiles
         columns |= dict(P=rows, Q=across, STEP=step, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=place, PANELS=panels, PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(norm is None),
                         OFFS=len(self.offs), NRUNS=len(starts + starts2), RUN=run, FIRST2=len(starts), TILES_A_TASK=tiles_a_task,
                         PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far))
@@ -260,17 +265,18 @@ class Plan:
         cost = dict(flops=2 * 9 * y.h * y.w * c * k, weights=places * k * c)
         name = f"F({m}×{m})"
         self.offs.append(0)
-        if places * panels * NR * c * 4 <= NEAR:                          # weights stay in the cache: a few rows of tiles at a time
-            rows = min(-(-MR // across), down)
-            step = best_step(rows * across)
-            v, z = (self._tensor(1, rows * across, n, pictures=places * self.threads) for n in (c, NR))
-            self._op(path, L.WINOGRAD, -(-down // rows), name, src=x, dst=y, res=v, two=z, start=(-1, -1), tile=tile_name(rows * across, step), scratch=(v, z), **cost,
-                     computed=2 * places * -(-down // rows) * computed(rows * across, step) * panels * NR * c, **ends | shape | product, P=down,
-                     ROWS_A_TASK=rows, STEP=step, SHIFT=zero)
+        size = places * panels * NR * c * 4
+        if size <= 4 * NEAR:                                              # each thread walks over all weights, for tiles of its own
+            each = -(-tiles // self.threads) if size > NEAR else min(MR, tiles)
+            step, tasks = best_step(each), -(-tiles // each)
+            v, z = (self._tensor(1, each, n, pictures=places * self.threads) for n in (c, NR))
+            self._op(path, L.WINOGRAD, tasks, name, src=x, dst=y, res=v, two=z, start=(-1, -1), tile=tile_name(each, step), scratch=(v, z),
+                     computed=2 * places * tasks * computed(each, step) * panels * NR * c, **cost, **ends | shape | product, P=down,
+                     TILES_A_TASK=each, STEP=step, SHIFT=zero)
             return y
         step = best_step(tiles)
         v, z = (self._tensor(1, tiles, n, pictures=places) for n in (c, k))
-        self._op(path, L.WINOGRAD_IN, down, name, src=x, dst=v, start=(-1, -1), scratch=(v,), **ends)
+        self._op(path, L.WINOGRAD_IN, (m + 2) * down, name, src=x, dst=v, start=(-1, -1), scratch=(v,), **ends, P=down)
         self._op(path, L.CONV, places * -(-panels // half), name, src=v, dst=z, tile=tile_name(tiles, step), scratch=(v, z), **cost,
                  computed=2 * places * computed(tiles, step) * panels * NR * c, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1, FIRST2=1,
                  STEP=step, TILES_A_TASK=-(-tiles // step), PANELS_A_TASK=half, PANELS_OUTER=1)

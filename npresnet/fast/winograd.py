@@ -55,7 +55,7 @@ def make_transforms(m: int, VL: int):
     """The two transforms of F(m×m, 3×3) for VL channels of one tile, as Numba intrinsics (int64 arguments, addresses in bytes, strides
     in floats):
 
-    forward(src, row, pixel, dst, plane)               n×n pixels of src → Bᵀ d B, place (i, j) at dst + (i·n + j)·plane
+    forward(i, src, row, pixel, dst, plane)            n×n pixels of src → row i of Bᵀ d B, place (i, j) at dst + (i·n + j)·plane
     backward(src, plane, dst, row, pixel, bias, high, wide)   Aᵀ M A + bias, ReLU → the first high×wide of m×m pixels of dst
     """
     n, V = m + 2, ir.VectorType(F32, VL)
@@ -72,21 +72,23 @@ def make_transforms(m: int, VL: int):
     def place(b, i, row, j, pixel):
         return b.add(b.mul(row, ir.Constant(I64, i)), b.mul(pixel, ir.Constant(I64, j)))
 
-    def sandwich(b, T, x):
-        """T x Tᵀ for a square of vectors x."""
-        half = [[_combine(b, V, row, [x[k][j] for k in range(n)]) for j in range(n)] for row in T]
-        return [[_combine(b, V, row, half[i]) for row in T] for i in range(len(T))]
-
     @intrinsic
-    def forward(typingctx, src, row, pixel, dst, plane):
-        sig = types.void(*[types.int64] * 5)
+    def forward(typingctx, i, src, row, pixel, dst, plane):
+        sig = types.void(*[types.int64] * 6)
 
         def codegen(ctx, b, sig, args):
-            src, row, pixel, dst, plane = args
-            d = [[load(b, src, place(b, i, row, j, pixel)) for j in range(n)] for i in range(n)]
-            for i, values in enumerate(sandwich(b, BT, d)):
-                for j, value in enumerate(values):
-                    b.store(value, at(b, dst, b.mul(plane, ir.Constant(I64, i * n + j)))).align = 4
+            which, src, row, pixel, dst, plane = args
+            done = b.append_basic_block("done")
+            choice = b.switch(which, done)
+            for i in range(n):
+                choice.add_case(ir.Constant(I64, i), b.append_basic_block(f"row{i}"))
+                b.position_at_end(choice.cases[-1][1])
+                half = [_combine(b, V, BT[i], [load(b, src, place(b, k, row, j, pixel)) if BT[i][k] else None for k in range(n)])
+                        for j in range(n)]
+                for j in range(n):
+                    b.store(_combine(b, V, BT[j], half), at(b, dst, b.mul(plane, ir.Constant(I64, i * n + j)))).align = 4
+                b.branch(done)
+            b.position_at_end(done)
             return ctx.get_dummy_value()
 
         return sig, codegen
@@ -99,7 +101,8 @@ def make_transforms(m: int, VL: int):
             src, plane, dst, row, pixel, bias, high, wide = args
             M = [[load(b, src, b.mul(plane, ir.Constant(I64, i * n + j))) for j in range(n)] for i in range(n)]
             shift, zero = load(b, bias, ir.Constant(I64, 0)), ir.Constant(V, [0.0] * VL)
-            for i, values in enumerate(sandwich(b, AT, M)):
+            half = [[_combine(b, V, row, [M[k][j] for k in range(n)]) for j in range(n)] for row in AT]
+            for i, values in enumerate([_combine(b, V, row, half[i]) for row in AT] for i in range(m)):
                 for j, value in enumerate(values):
                     y = b.fadd(value, shift)
                     y = b.select(b.fcmp_ordered("<", y, zero), zero, y)                   # NaN compares false and stays
