@@ -27,7 +27,7 @@ from numba.core.event import install_listener as announced
 from .. import ops
 from ..variants import Variant
 from . import loops as L
-from .memory import aligned
+from .memory import FOREVER, aligned
 from .packing import Packed
 from .plan import HeadPlan, Plan
 from .report import PlanReport
@@ -41,10 +41,13 @@ class Ready:
     plan: Plan
     workspace: np.ndarray
     sync: np.ndarray
+    views: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, plan: Plan, threads: int) -> Ready:
-        return cls(plan, aligned(plan.size), np.zeros((len(plan.ops) + 1, threads + 1, 16), np.int64))
+        workspace = aligned(plan.size)
+        views = {path: tensor.view(workspace)[0] for path, tensor in plan.tensors.items() if tensor.last >= FOREVER}
+        return cls(plan, workspace, np.zeros((len(plan.ops) + 1, threads + 1, 16), np.int64), views)
 
 
 class Engine:
@@ -96,8 +99,7 @@ class Engine:
                     ready = self._ready(("head", *y.shape), lambda: HeadPlan(self.variant, self.params, self.packed, *y.shape))
                     ready.plan.source.view(ready.workspace)[0] = y.transpose(1, 0, 2, 3).reshape(c, n * p, q)
                     self._run(ready, np.empty(0, np.float32))
-                    classes = ready.plan.tensors["head.fc"].view(ready.workspace)[0]                  # (1000, N·P, Q)
-                    logits[:] = classes.reshape(-1, n, p, q).transpose(1, 0, 2, 3)
+                    logits[:] = ready.views["head.fc"].reshape(-1, n, p, q).transpose(1, 0, 2, 3)
             y = logits
         return y.reshape(y.shape[:2]) if self.global_pool else y          # (N, 1000)
 
@@ -150,12 +152,12 @@ class Engine:
 
     def _run_each(self, ready: Ready, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
         """Run the plan on each picture of x; the tensors called `paths`, each (N, C, P, Q)."""
-        tensors = [ready.plan.tensors[path] for path in paths]
-        maps = [np.empty((len(x), t.c, t.h, t.w), np.float32) for t in tensors]
+        views = [ready.views[path] for path in paths]
+        maps = [np.empty((len(x), *view.shape), np.float32) for view in views]
         for i, picture in enumerate(x):
             self._run(ready, np.ascontiguousarray(picture).reshape(-1))
-            for y, tensor in zip(maps, tensors):
-                y[i] = tensor.view(ready.workspace)[0]
+            for y, view in zip(maps, views):
+                y[i] = view
         return maps
 
     def _ready(self, key: tuple, make) -> Ready:
@@ -170,7 +172,7 @@ class Engine:
     def _run(self, ready: Ready, x: np.ndarray) -> None:
         """All operations of a plan, on all threads."""
         ready.sync[:] = 0
-        if not L.run.signatures:                                          # not loaded yet
+        if self.pool is None and not L.run.signatures:                    # not loaded yet
             with announced("numba:compile", Announcement()):
                 self.packed.array(self.threads)
                 L.run(ready.plan.ops[:0], ready.plan.offs, ready.workspace[:0], ready.workspace[:0], x, ready.sync, 1)

@@ -24,14 +24,14 @@ tile = make_tile(SIZES, NV, VL)
 forward2, backward2 = make_transforms(2, VL)
 forward4, backward4 = make_transforms(4, VL)
 
-INPUT, CONV, MAXPOOL, AVGPOOL, WINOGRAD, WINOGRAD_IN, WINOGRAD_OUT, GLOBALPOOL = range(8)
+INPUT, BORDER, CONV, MAXPOOL, AVGPOOL, WINOGRAD, WINOGRAD_IN, WINOGRAD_OUT, GLOBALPOOL = range(9)
 # Columns of an operation. TASKS come first; what the others mean depends on the kind, as the functions below read them.
 (KIND, TASKS, PICTURES, P, Q, SRC, SRC_PICTURE, SRC_ROW, SRC_PIXEL, DST, DST_PICTURE, DST_ROW, DST_PIXEL,
  RES, RES_PICTURE, RES_ROW, RES_PIXEL, TWO, TWO_PICTURE, TWO_ROW, TWO_PIXEL, SCALE, SHIFT, WEIGHT, PANELS, PANEL, BIAS, LINEAR,
  SRC2, SRC2_PICTURE, SRC2_ROW, SRC2_PIXEL, FIRST2, OFFS, NRUNS, RUN, STEP, TILES_A_TASK, PANELS_A_TASK, PANELS_OUTER, CHANNELS,
- CHANNELS_OUT, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M) = range(48)
+ CHANNELS_OUT, H, W, STRIDE, ALL_COUNT, WEIGHT_PICTURE, M, WIDTH) = range(49)
 V, V_PLANE, V_PIXEL, PRODUCT, PRODUCT_PLANE, PRODUCT_PIXEL = RES, RES_PICTURE, RES_PIXEL, TWO, TWO_PICTURE, TWO_PIXEL      # of WINOGRAD
-COLUMNS = 48
+COLUMNS = 49
 
 
 @compiled
@@ -85,6 +85,18 @@ def take_in(op, task, x, ws):
         src = x[((picture * channels + c) * op[H] + row) * width:][:width]
         for w in range(width):
             dst[w * channels + c] = src[w]
+
+
+@compiled
+def zero_border(op, task, ws):
+    """One row of a tensor's border: of the tensor's own H rows the WIDTH pixels to the left, and what is right of its W pixels."""
+    start = op[DST] - op[WIDTH] * (op[DST_ROW] + op[DST_PIXEL]) + task * op[DST_ROW]
+    row, pixel = ws[start:start + op[DST_ROW]], op[DST_PIXEL]
+    if op[WIDTH] <= task < op[WIDTH] + op[H]:
+        row[:op[WIDTH] * pixel] = 0
+        row[(op[WIDTH] + op[W]) * pixel:] = 0
+    else:
+        row[:] = 0
 
 
 @compiled
@@ -234,6 +246,8 @@ def run_task(op, task, me, offs, weights, ws, x, offs_at, weights_at, ws_at):
         winograd_out(op, task, ws_at, weights_at)
     elif op[KIND] == MAXPOOL:
         max_pool(op, task, ws, weights)
+    elif op[KIND] == BORDER:
+        zero_border(op, task, ws)
     elif op[KIND] == WINOGRAD:
         winograd(op, task, me, offs_at, ws_at, weights_at)
     elif op[KIND] == GLOBALPOOL:

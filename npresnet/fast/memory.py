@@ -2,7 +2,7 @@
 
 An activation lies as (picture, row, column, channel), each pixel `pitch` floats after the one before. The pitch is a little more than
 the channels: were it a power of two, the pixels of a tile would fall into the same few places of the first-level cache. A tensor that
-a 3×3 convolution reads has a border of zeros, written once; what writes it writes inside.
+a 3×3 convolution reads has a border of zeros; what writes it writes inside.
 
         ┌ border ───────────────┐
         │ 0  0  0  0  0  0 ┆ 0  │         ┆ extra: zeros under the Winograd tiles that hang over the edge
@@ -75,8 +75,8 @@ class Tensor:
         return self.base + (y + self.border) * self.row + (x + self.border) * self.pitch
 
     def use(self, operation: int) -> None:
-        """Note that it is in use in `operation`. One with a border must keep its zeros, so nothing else may ever lie there."""
-        self.first, self.last = (0, FOREVER) if self.border else (min(self.first, operation), max(self.last, operation))
+        """Note that it is in use in `operation`."""
+        self.first, self.last = min(self.first, operation), max(self.last, operation)
 
     def view(self, workspace: np.ndarray) -> np.ndarray:
         """The activation as (N, C, H, W), a view of the workspace."""

@@ -24,7 +24,7 @@ from .packing import Packed, pack, pack_winograd, pad_channels, scale_and_shift
 from .target import MR, NR, SIZES, VL
 from .winograd import MATRICES
 
-WEIGHT_COST = 46                                                  # operations in the time that a weight takes to come from memory, where
+WEIGHT_COST = 40                                                  # operations in the time that a weight takes to come from memory, where
                                                                   # others use it too (27 on an idle machine: 222 GFLOP/s, 33 GB/s)
 ACTIVATION_COST = 20                                              # and an activation to go to the cache and back
 NEAR = 640 * 1024                                                 # bytes of weights that stay in the second-level cache
@@ -76,7 +76,6 @@ class Plan:
         self.offs: list[int] = []
         self.tensors: dict[str, Tensor] = {}
         self.all: list[Tensor] = []
-        self.bordered: dict[tuple, Tensor] = {}
         self._build(in_chans, h, w, output_stride)
         self._finish(self.tensors if wanted is None else wanted)
 
@@ -120,7 +119,7 @@ class Plan:
             follows = (f"stages.{s}.blocks.{b + 1}.norm1" if b + 1 < stage.depth else f"stages.{s + 1}.blocks.0.norm1" if after else "norm")
             if first or self.keep:                                        # the sum of a later block replaces its shortcut, place by place
                 x = self._tensor(h, w, stage.c_out)
-            p = self._tensor(h, w, stage.c_out, border=border, role=(s, "sum"))
+            p = self._tensor(h, w, stage.c_out, border=border)
             shortcut = dict(residual=raw)
             if first and self.variant.has_downsample(stage):
                 shortcut = self._downsample(path, pre, stage, x)
@@ -152,13 +151,10 @@ class Plan:
 
     # --- its parts ----------------------------------------------------------------------------------------------------------------
 
-    def _tensor(self, h: int, w: int, c: int, *, pictures: int = 1, border: int = 0, tight: bool = False, role=None) -> Tensor:
-        """A new activation; or, if it has a border, the one that the same `role` in another block has."""
-        tensor = Tensor(pictures, h, w, c, border, extra=3 if border == 1 and not tight else 0, tight=tight)
-        if border and role and not self.keep:
-            tensor = self.bordered.setdefault((role, h, w, c, border), tensor)
-        self.all.append(tensor)
-        return tensor
+    def _tensor(self, h: int, w: int, c: int, *, pictures: int = 1, border: int = 0, tight: bool = False) -> Tensor:
+        """A new activation."""
+        self.all.append(Tensor(pictures, h, w, c, border, extra=3 if border == 1 and not tight else 0, tight=tight))
+        return self.all[-1]
 
     def _norm(self, path: str) -> dict[str, int]:
         """Places of a batch norm's scale and shift, as columns of an operation."""
@@ -178,7 +174,7 @@ class Plan:
         k, c, r, s = self.params[f"{path}.weight"].shape
         pad = conv_padding(r, stride, dilation)
         p, q = ((n + 2 * pad - dilation * (r - 1) - 1) // stride + 1 for n in (x.h, x.w))
-        y = into or self._tensor(p, q, k, border=border, role=path.rsplit(".", 1)[-1])
+        y = into or self._tensor(p, q, k, border=border)
         if norm:
             self.tensors[norm] = y
         if norm and x.extra and (r, stride, dilation) == (3, 1, 1):
@@ -288,6 +284,10 @@ class Plan:
             flops: int = 0, computed: int = 0, weights: int = 0, scratch: Collection[Tensor] = (), **columns: int) -> None:
         """Append an operation. Places and strides come from its tensors, unless given; of src it reads from pixel `start` on. The cost: flops
         and those computed, floats of weights, and its tensors but those that are only `scratch`."""
+        for tensor in (dst, two):
+            if tensor and tensor.border and kind != L.BORDER:
+                self._op(layer, L.BORDER, tensor.h + 2 * tensor.border + tensor.extra, algorithm, dst=tensor, H=tensor.h, W=tensor.w,
+                         WIDTH=tensor.border, scratch=(tensor,))
         row, places = {"KIND": kind, "TASKS": tasks, "PICTURES": 1, "P": dst.h, "Q": dst.w, "RES": -1, "TWO": -1}, {}
         for role, tensor in (("SRC", src), ("SRC2", src2), ("DST", dst), ("RES", res), ("TWO", two)):
             if tensor:
@@ -305,7 +305,7 @@ class Plan:
         count = 1 + max(i for i, places in enumerate(self.places) for role in ("DST", "TWO") if role in places and places[role][0] in outputs)
         for tensor in outputs:
             tensor.last = FOREVER
-        self.size = place([t for t in dict.fromkeys(self.all) if t.first < count]) + 2 * MR * max(t.pitch for t in self.all)     # tiles read MR pixels, always
+        self.size = place([t for t in self.all if t.first < count]) + 2 * MR * max(t.pitch for t in self.all)     # tiles read MR pixels, always
         self.ops, self.offs, self.work = np.zeros((count, L.COLUMNS), np.int64), np.array(self.offs, np.int64), self.work[:count]
         for op, columns, places in zip(self.ops, self.rows, self.places):
             for column, value in (columns | {role: tensor.at(y, x) for role, (tensor, y, x) in places.items()}).items():
