@@ -2,8 +2,9 @@
 `npresnet/network.py`.
 
 `Engine` has the four methods of a backend (`forward`, `forward_features`, `forward_intermediates`, `forward_head`) and takes and
-gives NCHW float32 like the reference. Pictures of a batch are walked one by one, so that activations stay in the cache and a
-picture's result doesn't depend on its batch.
+gives NCHW float32 like the reference. A single picture is computed by all threads together. Of a batch each thread takes pictures of its
+own, which spares the cores all traffic among their caches; those left over are again computed together. Either way a picture is computed
+by itself, in the same order of operations, so that its result doesn't depend on its batch.
 
 It has threads of its own, that run one compiled function together (`loops.run`): no Numba threading layer takes part, and a forked
 or spawned worker starts its own.
@@ -15,9 +16,8 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from numba import config
@@ -32,22 +32,17 @@ from .packing import Packed
 from .plan import HeadPlan, Plan
 from .report import PlanReport
 
-KEPT_PLANS = 8                                                    # picture sizes whose plan and workspace are kept, the latest first
+KEPT_PLANS = 8                                                    # plans and workspaces that are kept, the latest first
+ALONE = 32 * 2**20                                                # bytes of workspace that each thread may have for a picture of its own
 
 
-@dataclass
 class Ready:
-    """A plan with its own workspace."""
-    plan: Plan
-    workspace: np.ndarray
-    sync: np.ndarray
-    views: dict[str, np.ndarray]
+    """A plan with a workspace of its own, for `threads` threads together. views: the plan's outputs, each (C, P, Q)."""
 
-    @classmethod
-    def of(cls, plan: Plan, threads: int) -> Ready:
-        workspace = aligned(plan.size)
-        views = {path: tensor.view(workspace)[0] for path, tensor in plan.tensors.items() if tensor.last >= FOREVER}
-        return cls(plan, workspace, np.zeros((len(plan.ops) + 1, threads + 1, 16), np.int64), views)
+    def __init__(self, plan: Plan, threads: int):
+        self.plan, self.threads, self.workspace = plan, threads, aligned(plan.size)
+        self.sync = np.zeros((len(plan.ops) + 1, threads + 1, 16), np.int64)
+        self.views = {path: tensor.view(self.workspace)[0] for path, tensor in plan.tensors.items() if tensor.last >= FOREVER}
 
 
 class Engine:
@@ -96,7 +91,7 @@ class Engine:
             logits = np.empty((n, self.params["head.fc.bias"].size, p, q), np.float32)
             with self.lock:
                 if n:
-                    ready = self._ready(("head", *y.shape), lambda: HeadPlan(self.variant, self.params, self.packed, *y.shape))
+                    ready, = self._ready(("head", *y.shape), lambda: [Ready(HeadPlan(self.variant, self.params, self.packed, *y.shape), 1)])
                     ready.plan.source.view(ready.workspace)[0] = y.transpose(1, 0, 2, 3).reshape(c, n * p, q)
                     self._run(ready, np.empty(0, np.float32))
                     logits[:] = ready.views["head.fc"].reshape(-1, n, p, q).transpose(1, 0, 2, 3)
@@ -106,8 +101,9 @@ class Engine:
     def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """The layers that exist here, by timm path: what a convolution gives before its batch norm is folded away and not among them."""
         with self.lock:
-            ready = Ready.of(self._plan(x.shape[1:], None), self.threads)
-            layers = dict(zip(ready.plan.tensors, self._run_each(ready, x, list(ready.plan.tensors))))
+            ready, = self._load([Ready(self._plan(x.shape[1:], None, self.threads), self.threads)])
+            layers = {path: np.empty((len(x), *view.shape), np.float32) for path, view in ready.views.items()}
+            self._run_each(ready, x, range(len(x)), list(layers), list(layers.values()))
         if self.global_pool != "avg":
             layers["head.global_pool"] = ops.global_pool(layers["norm"], self.global_pool)
             layers["head.fc"] = self.forward_head(layers["norm"])
@@ -117,8 +113,8 @@ class Engine:
         """What it does with a picture of `size` (C, H, W), and the times that each layer took in `runs` passes."""
         from .report import LayerPlan, PlanReport, bandwidth, peak
         with self.lock:
-            ready = Ready.of(self._plan(size, [self._last()]), self.threads)
-            x, times, scales = np.zeros(int(np.prod(size)), np.float32), [], []
+            ready, = self._load([Ready(self._plan(size, [self._last()], self.threads), self.threads)])
+            x, times = np.zeros(int(np.prod(size)), np.float32), []
             for i in range(runs + 2):                                     # the first two warm up
                 start = time.perf_counter()
                 self._run(ready, x)
@@ -142,51 +138,65 @@ class Engine:
 
     def _maps(self, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
         """The feature maps called `paths` of the pictures x, each (N, C, P, Q)."""
+        size, alone = x.shape[1:], 0                                      # how many pictures are computed by one thread each
         with self.lock:
-            return self._run_each(self._ready((*x.shape[1:], *paths), lambda: self._plan(x.shape[1:], paths)), x, paths)
-
-    def _plan(self, size: tuple[int, int, int], wanted: list[str] | None) -> Plan:
-        """A plan for one picture of `size` (C, H, W)."""
-        return Plan(self.variant, self.params, self.packed, *size, output_stride=self.output_stride, global_pool=self.global_pool, threads=self.threads,
-                    exact=self.exact, wanted=wanted)
-
-    def _run_each(self, ready: Ready, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
-        """Run the plan on each picture of x; the tensors called `paths`, each (N, C, P, Q)."""
-        views = [ready.views[path] for path in paths]
-        maps = [np.empty((len(x), *view.shape), np.float32) for view in views]
-        for i, picture in enumerate(x):
-            self._run(ready, np.ascontiguousarray(picture).reshape(-1))
-            for y, view in zip(maps, views):
-                y[i] = view
+            ready, = self._ready((*size, *paths), lambda: [Ready(self._plan(size, paths, self.threads), self.threads)])
+            maps = [np.empty((len(x), *ready.views[path].shape), np.float32) for path in paths]
+            if self.threads > 1 and ready.workspace.nbytes <= ALONE:
+                alone = len(x) // self.threads * self.threads
+            if alone:
+                plan = lambda: self._plan(size, paths, 1)
+                crew = self._ready((*size, *paths, "alone"), lambda: [Ready(p, 1) for p in [plan()] for _ in range(self.threads)])
+                self._together(lambda me: self._run_each(crew[me], x, range(me, alone, self.threads), paths, maps), self.threads)
+            self._run_each(ready, x, range(alone, len(x)), paths, maps)
         return maps
 
-    def _ready(self, key: tuple, make) -> Ready:
-        """The plan for `key`, made when it is first asked for; the ones used longest ago go."""
+    def _plan(self, size: tuple[int, int, int], wanted: list[str] | None, threads: int) -> Plan:
+        """A plan for one picture of `size` (C, H, W)."""
+        return Plan(self.variant, self.params, self.packed, *size, output_stride=self.output_stride, global_pool=self.global_pool,
+                    threads=threads, exact=self.exact, wanted=wanted)
+
+    def _ready(self, key: tuple, make: Callable[[], list[Ready]]) -> list[Ready]:
+        """What `make()` gives, made when `key` is first asked for, with all that it needs to run; those used longest ago go."""
         if key not in self.plans:
-            self.plans[key] = Ready.of(make(), self.threads)
+            self.plans[key] = self._load(make())
             if len(self.plans) > KEPT_PLANS:
                 self.plans.popitem(last=False)
         self.plans.move_to_end(key)
         return self.plans[key]
 
+    def _load(self, crew: list[Ready]) -> list[Ready]:
+        """Pack the weights and load the compiled function, or compile it, before threads need them."""
+        with announced("numba:compile", Announcement()):
+            L.run(crew[0].plan.ops[:0], crew[0].plan.offs, self.packed.array(self.threads), crew[0].workspace, crew[0].workspace,
+                  crew[0].sync, 1, 0)
+        return crew
+
+    def _run_each(self, ready: Ready, x: np.ndarray, which: Iterable[int], paths: list[str], maps: list[np.ndarray]) -> None:
+        """Run the plan on the pictures number `which` of x; what is called `paths` goes to the same places of `maps`."""
+        for i in which:
+            self._run(ready, np.ascontiguousarray(x[i]).reshape(-1))
+            for y, path in zip(maps, paths):
+                y[i] = ready.views[path]
+
     def _run(self, ready: Ready, x: np.ndarray) -> None:
-        """All operations of a plan, on all threads."""
+        """All operations of a plan, on its threads."""
         ready.sync[:] = 0
-        if self.pool is None and not L.run.signatures:                    # not loaded yet
-            with announced("numba:compile", Announcement()):
-                self.packed.array(self.threads)
-                L.run(ready.plan.ops[:0], ready.plan.offs, ready.workspace[:0], ready.workspace[:0], x, ready.sync, 1)
-                ready.sync[:] = 0
-        args = ready.plan.ops, ready.plan.offs, self.packed.array(self.threads), ready.workspace, x, ready.sync, self.threads
-        if self.threads == 1:
-            L.run(*args)
-            return
+        args = ready.plan.ops, ready.plan.offs, self.packed.data, ready.workspace, x, ready.sync, ready.threads
+        self._together(lambda me: L.run(*args, me), ready.threads)
+
+    def _together(self, work: Callable[[int], None], threads: int) -> None:
+        """Call work(0), work(1), … in as many threads; this one is the first."""
+        if threads == 1:
+            return work(0)
         if self.pid != os.getpid():                                       # first call, or in a forked child, whose threads are gone
-            self.pool, self.pid = ThreadPoolExecutor(self.threads - 1, "npresnet"), os.getpid()
-        helpers = [self.pool.submit(L.run, *args) for _ in range(self.threads - 1)]
-        L.run(*args)
-        for helper in helpers:
-            helper.result()
+            self.pool, self.pid = ThreadPoolExecutor(threads - 1, "npresnet"), os.getpid()
+        others = [self.pool.submit(work, me) for me in range(1, threads)]
+        try:
+            work(0)
+        finally:
+            for other in others:
+                other.result()
 
 
 class Announcement(Listener):

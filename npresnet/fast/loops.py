@@ -257,7 +257,7 @@ def run_task(op, task, me, offs, weights, ws, x, offs_at, weights_at, ws_at):
 
 
 @compiled
-def run(ops, offs, weights, ws, x, sync, threads):
+def run(ops, offs, weights, ws, x, sync, threads, me):
     """Run the operations `ops` (n, COLUMNS) together with the other threads that were given the same arguments.
 
     offs int64: offsets of the convolutions' runs. weights, ws (workspace), x (pictures) float32, flat. sync (n + 1, threads + 1, 16)
@@ -266,10 +266,8 @@ def run(ops, offs, weights, ws, x, sync, threads):
     """
     offs_at, weights_at, ws_at, line = offs.ctypes.data, weights.ctypes.data, ws.ctypes.data, 128
     sync_at = sync.ctypes.data
-    come = sync_at + ops.shape[0] * (threads + 1) * line
-    me = fetch_add(come, 1)
     if me == 0:
-        fetch_add(come + 8, ticks())
+        fetch_add(sync_at + ops.shape[0] * (threads + 1) * line + 8, ticks())
     for i in range(ops.shape[0]):
         op, counters = ops[i], sync_at + i * (threads + 1) * line
         for j in range(threads):                                  # first the own share, whose input is in the own cache; then the others'

@@ -10,6 +10,7 @@ of both inputs.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import gcd
@@ -46,6 +47,11 @@ def tile_name(pixels: int, step: int) -> str:
     return f"{min(size for size in SIZES if size >= min(pixels, step))}×{NR}"
 
 
+def role_of(path: str, part: str = "") -> str:
+    """The same for all blocks of a stage: stages.0.blocks.1.conv2 → stages.0.conv2."""
+    return re.sub(r"blocks\.\d+\.", "", path) + part
+
+
 @dataclass(frozen=True)
 class Work:
     """What an operation is and costs. gflop: what the layer takes by definition; computed: what the tiles carry out, the pixels and channels
@@ -76,6 +82,7 @@ class Plan:
         self.offs: list[int] = []
         self.tensors: dict[str, Tensor] = {}
         self.all: list[Tensor] = []
+        self.roles: dict[tuple, Tensor] = {}
         self._build(in_chans, h, w, output_stride)
         self._finish(self.tensors if wanted is None else wanted)
 
@@ -119,7 +126,7 @@ class Plan:
             follows = (f"stages.{s}.blocks.{b + 1}.norm1" if b + 1 < stage.depth else f"stages.{s + 1}.blocks.0.norm1" if after else "norm")
             if first or self.keep:                                        # the sum of a later block replaces its shortcut, place by place
                 x = self._tensor(h, w, stage.c_out)
-            p = self._tensor(h, w, stage.c_out, border=border)
+            p = self._tensor(h, w, stage.c_out, border=border, role=f"stages.{s}.sum")
             shortcut = dict(residual=raw)
             if first and self.variant.has_downsample(stage):
                 shortcut = self._downsample(path, pre, stage, x)
@@ -151,9 +158,15 @@ class Plan:
 
     # --- its parts ----------------------------------------------------------------------------------------------------------------
 
-    def _tensor(self, h: int, w: int, c: int, *, pictures: int = 1, border: int = 0, tight: bool = False) -> Tensor:
-        """A new activation."""
+    def _tensor(self, h: int, w: int, c: int, *, pictures: int = 1, border: int = 0, tight: bool = False, role: str = "") -> Tensor:
+        """A new activation; or, if it has a role, the one of this shape that has it in other blocks of the stage. So within a stage every
+        place belongs to one tensor, and every part of that to one thread: no core writes where another one has just written."""
+        key = role, h, w, c, pictures
+        if key in self.roles:
+            return self.roles[key]
         self.all.append(Tensor(pictures, h, w, c, border, extra=3 if border == 1 and not tight else 0, tight=tight))
+        if role and not self.keep:
+            self.roles[key] = self.all[-1]
         return self.all[-1]
 
     def _norm(self, path: str) -> dict[str, int]:
@@ -174,7 +187,7 @@ class Plan:
         k, c, r, s = self.params[f"{path}.weight"].shape
         pad = conv_padding(r, stride, dilation)
         p, q = ((n + 2 * pad - dilation * (r - 1) - 1) // stride + 1 for n in (x.h, x.w))
-        y = into or self._tensor(p, q, k, border=border)
+        y = into or self._tensor(p, q, k, border=border, role=role_of(path))
         if norm:
             self.tensors[norm] = y
         if norm and x.extra and (r, stride, dilation) == (3, 1, 1):
@@ -265,13 +278,13 @@ class Plan:
         if size <= 4 * NEAR:                                              # each thread walks over all weights, for tiles of its own
             each = -(-tiles // self.threads) if size > NEAR else min(MR, tiles)
             step, tasks = best_step(each), -(-tiles // each)
-            v, z = (self._tensor(1, each, n, pictures=places * self.threads) for n in (c, NR))
+            v, z = (self._tensor(1, each, n, pictures=places * self.threads, role=role_of(path, part)) for n, part in ((c, "in"), (NR, "out")))
             self._op(path, L.WINOGRAD, tasks, name, src=x, dst=y, res=v, two=z, start=(-1, -1), tile=tile_name(each, step), scratch=(v, z),
                      computed=2 * places * tasks * computed(each, step) * panels * NR * c, **cost, **ends | shape | product, P=down,
                      TILES_A_TASK=each, STEP=step, SHIFT=zero)
             return y
         step = best_step(tiles)
-        v, z = (self._tensor(1, tiles, n, pictures=places) for n in (c, k))
+        v, z = (self._tensor(1, tiles, n, pictures=places, role=role_of(path, part)) for n, part in ((c, "in"), (k, "out")))
         self._op(path, L.WINOGRAD_IN, (m + 2) * down, name, src=x, dst=v, start=(-1, -1), scratch=(v,), **ends, P=down)
         self._op(path, L.CONV, places * -(-panels // half), name, src=v, dst=z, tile=tile_name(tiles, step), scratch=(v, z), **cost,
                  computed=2 * places * computed(tiles, step) * panels * NR * c, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1, FIRST2=1,
