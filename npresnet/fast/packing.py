@@ -40,9 +40,10 @@ class Packed:
         if self.missing:
             whole = aligned(self.size, np.empty)
             whole[:self.data.size] = self.data
-            largest_first = sorted(self.missing, key=lambda job: -np.prod(job[1]))        # or one thread would be left with it at the end
+            # Large ones first, or one thread would be left with one at the end; Winograd's last, which grow, when most of the file is let go.
+            ordered = sorted(self.missing, key=lambda job: -np.prod(job[1][-3:]))
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda job: job[2](whole[job[0]:job[0] + int(np.prod(job[1]))].reshape(job[1])), largest_first))
+                list(pool.map(lambda job: job[2](whole[job[0]:job[0] + int(np.prod(job[1]))].reshape(job[1])), ordered))
             self.data, self.missing = whole, []
         return self.data
 
