@@ -4,7 +4,9 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import mmap
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -315,6 +317,41 @@ def test_a_forked_child_starts_its_own_threads():
     if child == 0:
         os._exit(0 if np.array_equal(model(x), want) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_spawned_worker_has_threads_of_its_own():
+    model = npresnet.create_model("demo", backend="numba", num_threads=2)
+    x = random_pictures(3, 3, 64, 64)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(model.forward, (x,)), model(x))
+
+
+def classify(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run `npresnet classify` in a process of its own, with the package in `folder`."""
+    return subprocess.run([sys.executable, "-m", "npresnet", "classify", "--json", str(ROOT / "tutorials" / "photo.jpg")], capture_output=True,
+                          text=True, cwd=folder, timeout=120, env=os.environ | dict(PYTHONPATH=str(folder)) | environment)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody can write to Linux's /proc")
+def test_without_a_folder_for_compiled_code(tmp_path):
+    """It compiles, says so, and goes on."""
+    shutil.copytree(ROOT / "npresnet", tmp_path / "npresnet", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "npresnet" / "fast" / "__pycache__").write_text("no folder")
+    done = classify(tmp_path, NUMBA_CACHE_DIR="/proc/no/such/folder", HOME="/proc/no/such/home", XDG_CACHE_HOME="/proc/no/such/cache")
+    assert done.returncode == 0 and "tench" in done.stdout, done.stderr
+    assert done.stderr.count("compiling the fast engine") == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not list(tmp_path.rglob("*.nbi"))
+
+
+def test_compiled_code_is_kept_and_damage_reported(tmp_path):
+    first, second = (classify(ROOT, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert "compiling the fast engine" in first.stderr and second.stderr == "", second.stderr
+    assert first.stdout == second.stdout and "tench" in first.stdout
+    for path in tmp_path.rglob("*run-*.nbc"):
+        path.write_bytes(path.read_bytes()[:1000])
+    third = classify(ROOT, NUMBA_CACHE_DIR=str(tmp_path))
+    assert third.returncode == 1 and "delete that folder" in third.stderr and str(tmp_path) in third.stderr, third.stderr
+    assert len(third.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("cpu, features", [("haswell", "+avx2,+fma,+avx,+sse4.2"), ("x86-64", "+sse2")])

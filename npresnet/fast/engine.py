@@ -25,6 +25,7 @@ from numba.core.event import Listener
 from numba.core.event import install_listener as announced
 
 from .. import ops
+from ..errors import NpresnetError, printable
 from ..variants import Variant
 from . import loops as L
 from .memory import FOREVER, aligned
@@ -167,9 +168,13 @@ class Engine:
 
     def _load(self, crew: list[Ready]) -> list[Ready]:
         """Pack the weights and load the compiled function, or compile it, before threads need them."""
-        with announced("numba:compile", Announcement()):
-            L.run(crew[0].plan.ops[:0], crew[0].plan.offs, self.packed.array(self.threads), crew[0].workspace, crew[0].workspace,
-                  crew[0].sync, 1, 0)
+        try:
+            with announced("numba:compile", Announcement()):
+                L.run(crew[0].plan.ops[:0], crew[0].plan.offs, self.packed.array(self.threads), crew[0].workspace, crew[0].workspace,
+                      crew[0].sync, 1, 0)
+        except Exception as error:                                        # from unpickling something damaged, anything can come
+            raise NpresnetError(f"{printable(L.run.stats.cache_path)}: the compiled code that Numba keeps there can't be used "
+                                f"({type(error).__name__}); delete that folder") from error
         return crew
 
     def _run_each(self, ready: Ready, x: np.ndarray, which: Iterable[int], paths: list[str], maps: list[np.ndarray]) -> None:

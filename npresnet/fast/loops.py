@@ -53,7 +53,13 @@ def conv_tile(op, index, panel, nth, offs, ws, weights):
         scale, shift = weights + 4 * (op[SCALE] + panel * NR), weights + 4 * (op[SHIFT] + panel * NR)
     w = weights + 4 * (op[WEIGHT] + picture * op[WEIGHT_PICTURE] + panel * op[PANEL])
     bias = weights + 4 * (op[BIAS] + panel * NR)
-    ahead = w + 4 * op[PANEL] + nth * op[PANEL] // NR * 64 if nth < NR // 16 else w       # the next panel, shared out over the first tiles
+    steps, half = op[PANEL] // NR, (op[PANELS] + 1) // 2              # what to fetch ahead, a cache line a step:
+    if op[PANELS_OUTER]:                                              # the next panel, shared out over this one's first tiles
+        ahead = w + 4 * op[PANEL] + nth * steps * 64 if nth < NR // 16 else w
+    elif panel < half or two == 0:                                    # or what the next pixels' outputs replace, over this one's panels
+        ahead = dst + 4 * (op[STEP] * op[DST_PIXEL] - panel * NR) + panel * steps * 64
+    else:
+        ahead = two + 4 * (op[STEP] * op[TWO_PIXEL] - panel * NR) + (panel - half) * steps * 64
     tile(pixels, src, op[SRC_PIXEL], offs + 8 * op[OFFS], op[NRUNS], op[RUN], src2, op[SRC2_PIXEL], op[FIRST2], w, ahead, bias, op[LINEAR],
          dst, op[DST_PIXEL], res, op[RES_PIXEL], scale, shift, two, op[TWO_PIXEL])
 
