@@ -1,9 +1,10 @@
 """The one function that the fast engine compiles: it walks over the planned operations, together with its fellow threads.
 
-Every thread runs `run` over the same table of operations. Inside an operation each has a share of the tasks (a few tiles
-each), always the same part of the picture, so that it finds in its own cache what it wrote one operation before. Tasks are drawn from
-an atomic counter; who is done with the own share helps with the others', and behind the operation they wait for each other. Nothing
-is allocated and no Python is touched, so the interpreter's lock is free.
+Every thread runs `run` over the same table of operations. Inside an operation each has a share of the tasks (a few tiles each), always
+the same part of the picture, so that it finds in its own cache what it wrote one operation before: what another core has written
+takes several times as long to read, and longer still to write to. Tasks are drawn from an atomic counter; who is done with the own
+share helps with the others', and behind the operation they wait for each other. Nothing is allocated and no Python is touched, so the
+interpreter's lock is free.
 
         thread 0   ▓▓▓ ▓▓▓ ▓▓▓│▓▓ ▓▓ ▓▓│…
         thread 1   ▓▓▓ ▓▓▓▓▓▓ │▓▓ ▓▓   │…        │ wait for all

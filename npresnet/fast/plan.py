@@ -147,8 +147,8 @@ class Plan:
         stride, name, h, w = stage.stride, f"{path}.downsample.conv", x.h, x.w
         if self.variant.avg_down and (stride > 1 or stage.dilation > 1):
             pooled = self.tensors[f"{path}.downsample.pool"] = self._tensor(h, w, pre.c)
-            self._op(f"{path}.downsample.pool", L.AVGPOOL, h, "average pool", src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w, STRIDE=stride,
-                     ALL_COUNT=int(stage.dilation > 1))
+            self._op(f"{path}.downsample.pool", L.AVGPOOL, h, "average pool", src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w,
+                     STRIDE=stride, ALL_COUNT=int(stage.dilation > 1))
             pre, stride = pooled, 1
         last = stage.mid * (9 if self.variant.block == BASIC else 1)      # steps of the convolution it is added to
         waste = h * computed(w, best_step(w)) - computed(h * w, best_step(h * w))         # its tiles must then end with each row
@@ -226,9 +226,9 @@ class Plan:
             panels_a_task, tiles_a_task = panels, -(-tiles // self.threads)
         else:                                                             # too few for that: channels of its own
             panels_a_task, tiles_a_task = 1, tiles
-        columns |= dict(P=rows, Q=across, STEP=step, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=place, PANELS=panels, PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(norm is None),
-                        OFFS=len(self.offs), NRUNS=len(starts + starts2), RUN=run, FIRST2=len(starts), TILES_A_TASK=tiles_a_task,
-                        PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far))
+        columns |= dict(P=rows, Q=across, STEP=step, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=place, PANELS=panels,
+                        PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(norm is None), OFFS=len(self.offs),
+                        NRUNS=len(starts + starts2), RUN=run, FIRST2=len(starts), TILES_A_TASK=tiles_a_task, PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far))
         if then:
             columns |= self._norm(then)
         self._op(f"{path} + downsample.conv" if plus else path, L.CONV, -(-panels // panels_a_task) * -(-tiles // tiles_a_task),
@@ -269,8 +269,8 @@ class Plan:
             release(weight)
         zero, bias, half = self._vector(("zero", k), np.zeros(k)), self._vector((path, norm, "bias"), shift), -(-panels // 2)
         ends, shape = dict(M=m, Q=across, CHANNELS=c, CHANNELS_OUT=k, BIAS=bias), dict(H=y.h, W=y.w)
-        product = dict(WEIGHT=self.packed.add((path, norm, m), (places, panels, c, NR), fill), WEIGHT_PICTURE=panels * c * NR, PANELS=panels, PANEL=c * NR,
-                       OFFS=len(self.offs), RUN=c)
+        product = dict(WEIGHT=self.packed.add((path, norm, m), (places, panels, c, NR), fill), WEIGHT_PICTURE=panels * c * NR, PANELS=panels,
+                       PANEL=c * NR, OFFS=len(self.offs), RUN=c)
         cost = dict(flops=2 * 9 * y.h * y.w * c * k, weights=places * k * c)
         name = f"F({m}×{m})"
         self.offs.append(0)
@@ -278,7 +278,8 @@ class Plan:
         if size <= 4 * NEAR:                                              # each thread walks over all weights, for tiles of its own
             each = -(-tiles // self.threads) if size > NEAR else min(MR, tiles)
             step, tasks = best_step(each), -(-tiles // each)
-            v, z = (self._tensor(1, each, n, pictures=places * self.threads, role=role_of(path, part)) for n, part in ((c, "in"), (NR, "out")))
+            v, z = (self._tensor(1, each, n, pictures=places * self.threads, role=role_of(path, part))
+                    for n, part in ((c, "in"), (NR, "out")))
             self._op(path, L.WINOGRAD, tasks, name, src=x, dst=y, res=v, two=z, start=(-1, -1), tile=tile_name(each, step), scratch=(v, z),
                      computed=2 * places * tasks * computed(each, step) * panels * NR * c, **cost, **ends | shape | product, P=down,
                      TILES_A_TASK=each, STEP=step, SHIFT=zero)
@@ -287,8 +288,8 @@ class Plan:
         v, z = (self._tensor(1, tiles, n, pictures=places, role=role_of(path, part)) for n, part in ((c, "in"), (k, "out")))
         self._op(path, L.WINOGRAD_IN, (m + 2) * down, name, src=x, dst=v, start=(-1, -1), scratch=(v,), **ends, P=down)
         self._op(path, L.CONV, places * -(-panels // half), name, src=v, dst=z, tile=tile_name(tiles, step), scratch=(v, z), **cost,
-                 computed=2 * places * computed(tiles, step) * panels * NR * c, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1, FIRST2=1,
-                 STEP=step, TILES_A_TASK=-(-tiles // step), PANELS_A_TASK=half, PANELS_OUTER=1)
+                 computed=2 * places * computed(tiles, step) * panels * NR * c, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1,
+                 FIRST2=1, STEP=step, TILES_A_TASK=-(-tiles // step), PANELS_A_TASK=half, PANELS_OUTER=1)
         self._op(path, L.WINOGRAD_OUT, down, name, src=z, dst=y, scratch=(z,), **ends, **shape)
         return y
 
@@ -318,7 +319,8 @@ class Plan:
         count = 1 + max(i for i, places in enumerate(self.places) for role in ("DST", "TWO") if role in places and places[role][0] in outputs)
         for tensor in outputs:
             tensor.last = FOREVER
-        self.size = place([t for t in self.all if t.first < count]) + 2 * MR * max(t.pitch for t in self.all)     # tiles read MR pixels, always
+        behind = 2 * MR * max(t.pitch for t in self.all)                  # a tile reads all its pixels, even where fewer are left
+        self.size = place([t for t in self.all if t.first < count]) + behind
         self.ops, self.offs, self.work = np.zeros((count, L.COLUMNS), np.int64), np.array(self.offs, np.int64), self.work[:count]
         for op, columns, places in zip(self.ops, self.rows, self.places):
             for column, value in (columns | {role: tensor.at(y, x) for role, (tensor, y, x) in places.items()}).items():

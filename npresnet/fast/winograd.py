@@ -10,8 +10,8 @@ place (summed over the channels: n² small matrix products), and transformed bac
     m = 2  F(2×2, 3×3)              16/4 = 4                  16             3e-7
     m = 4  F(4×4, 3×3)             36/16 = 2.25               36             3e-6
 
-The kernels are transformed once, in float64 (packing.py). Inputs and products are transformed here, VL channels at a time, by straight-line vector
-code written out from the matrices: a 0 costs nothing and a ±1 no multiplication.
+The kernels are transformed once, in float64 (packing.py). Inputs and products are transformed here, VL channels at a time, by
+straight-line vector code written out from the matrices: a 0 costs nothing and a ±1 no multiplication.
 
 Source: Lavin & Gray 2015, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308, sections 4.1 and 4.3.
 """
