@@ -255,8 +255,8 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
     backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles for some seconds); "auto" takes the
         environment variable NPRESNET_BACKEND, else "numba".
     exact: no Winograd convolutions, which the numba backend uses where they are faster; the reference never does.
-    num_threads: of the numba backend, default NUMBA_NUM_THREADS, else one a core. NumPy's matrix product has its own setting,
-        OPENBLAS_NUM_THREADS.
+    num_threads: of the numba backend, default NUMBA_NUM_THREADS, else one a core; it takes no more than there are cores. NumPy's
+        matrix product has its own setting, OPENBLAS_NUM_THREADS.
 
     Raises ValueError on an unknown name or a bad argument, WeightsError on unfit weights, DownloadError and MissingDependencyError
     if published weights can't be had.

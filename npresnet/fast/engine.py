@@ -47,7 +47,8 @@ class Ready:
 
 
 class Engine:
-    """The network `variant` with `params`, ready to run on `num_threads` threads (default: NUMBA_NUM_THREADS, else one a core).
+    """The network `variant` with `params`, ready to run on `num_threads` threads (default: NUMBA_NUM_THREADS, else one a core; never
+    more than there are cores for this process).
 
     May be called from several threads: they take turns.
     """
@@ -56,7 +57,7 @@ class Engine:
                  exact: bool = False, num_threads: int | None = None):
         self.variant, self.params, self.output_stride, self.global_pool = variant, params, output_stride, global_pool
         self.exact = exact
-        self.threads = num_threads or config.NUMBA_NUM_THREADS
+        self.threads = min(num_threads or config.NUMBA_NUM_THREADS, config.NUMBA_DEFAULT_NUM_THREADS)     # more than cores only wait
         self.packed, self.plans = Packed(), OrderedDict()
         self.lock, self.pool, self.pid = threading.Lock(), None, 0
 
