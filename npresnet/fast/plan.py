@@ -228,7 +228,8 @@ class Plan:
             panels_a_task, tiles_a_task = 1, tiles
         columns |= dict(P=rows, Q=across, STEP=step, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=place, PANELS=panels,
                         PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(norm is None), OFFS=len(self.offs),
-                        NRUNS=len(starts + starts2), RUN=run, FIRST2=len(starts), TILES_A_TASK=tiles_a_task, PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far))
+                        NRUNS=len(starts + starts2), RUN=run, FIRST2=len(starts), TILES_A_TASK=tiles_a_task,
+                        PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far))
         if then:
             columns |= self._norm(then)
         self._op(f"{path} + downsample.conv" if plus else path, L.CONV, -(-panels // panels_a_task) * -(-tiles // tiles_a_task),

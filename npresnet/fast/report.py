@@ -18,8 +18,8 @@ class LayerPlan:
     """One layer of a forward pass of one picture.
 
     algorithm: "direct 3×3", "F(4×4)" (Winograd), "max pool", … tile: pixels × channels that are summed up in registers. gflop: 10⁹
-    floating-point operations by the layer's definition; computed: those that are carried out, fewer with Winograd, more where tiles only fill up.
-    megabytes: inputs, outputs and weights, each once. ms: time within the whole pass, median.
+    floating-point operations by the layer's definition; computed: those that are carried out, fewer with Winograd, more where tiles only
+    fill up. megabytes: inputs, outputs and weights, each once. ms: time within the whole pass, median.
     """
     layer: str
     algorithm: str
