@@ -1,6 +1,7 @@
 """The network's operations as CUDA kernels, written in Python and compiled by Numba. npresnet imports this when asked for a GPU.
 
-So far this package only tells whether this machine could run such kernels; the kernels themselves are still to come.
+`conv2d` is a ladder of convolutions, `inspect` prints what the compiler made of them (no GPU needed); the other layers and the runner
+are still to come. Importing this package is cheap and works without numba-cuda; `backend` is the one place that imports it.
 """
 from __future__ import annotations
 

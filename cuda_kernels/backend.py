@@ -1,0 +1,134 @@
+"""The one place that imports numba-cuda, and the operations that its language lacks: vector loads, vector stores and
+the outer product of two fragments held in registers.
+
+A kernel lives from what it keeps in registers. Numba's `cuda.local.array` is memory until the compiler proves otherwise, and often it
+doesn't (a stack frame, and every access a load); a tuple is a value from the start. So accumulators are tuples of floats here, and
+`fma_outer` writes the whole outer product out as straight-line code. Loads and stores of four floats are one instruction of 128 bits
+(LDG.128, LDS.128), which has to be promised an address that is a multiple of 16 bytes: that is what `load4` and `store4` add.
+
+In the simulator (NUMBA_ENABLE_CUDASIM=1 before the first import) the same names are plain Python, and check that promise.
+
+Source: NVIDIA, "CUDA C++ Programming Guide", device memory accesses; LLVM language reference, `load`, `store`, `llvm.fma`.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+MISSING = "numba-cuda is not installed: pip install 'npresnet[cuda]' (or 'npresnet[cuda12]')"
+
+try:
+    import numba_cuda  # noqa: F401  (without it `numba.cuda` is Numba's own old copy, or nothing)
+    from numba import cuda, types as cuda_types
+except ImportError as error:
+    raise ImportError(MISSING) from error
+
+SIMULATOR = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
+
+if SIMULATOR:
+    ALIGN = None                                                  # the simulator knows no alignment
+
+    def load4(array, i):
+        """The four floats from array[i] on; i is a multiple of 4. One instruction of 128 bits."""
+        assert i % 4 == 0 and 0 <= i and i + 4 <= array.shape[0], f"load4 at {i} of {array.shape[0]} floats"
+        return array[i], array[i + 1], array[i + 2], array[i + 3]
+
+    def load4_if(array, i, valid):
+        """`load4` where `valid`, else four zeros, and nothing is read."""
+        return load4(array, i) if valid else (np.float32(0),) * 4
+
+    def store4(array, i, a, b, c, d):
+        """Write four floats to array[i], array[i + 1], …; i is a multiple of 4. One instruction of 128 bits."""
+        assert i % 4 == 0 and 0 <= i and i + 4 <= array.shape[0], f"store4 at {i} of {array.shape[0]} floats"
+        array[i], array[i + 1], array[i + 2], array[i + 3] = a, b, c, d
+
+    def fma_outer(acc, a, b):
+        """acc[i · len(b) + j] + a[i] · b[j] for all i, j: one FFMA each, nothing else."""
+        return np.array(acc, np.float32) + np.multiply.outer(np.array(a, np.float32), np.array(b, np.float32)).ravel()
+else:
+    from llvmlite import ir
+    from numba.cuda import cgutils, types
+    from numba.cuda.extending import intrinsic
+
+    ALIGN = 16                                                    # bytes: of shared arrays that `load4` reads
+    FOUR = ir.VectorType(ir.FloatType(), 4)
+
+    def _pointer(context, builder, kind, array, i):
+        """Address of array[i], as one of four floats. No bounds check, no wrap-around for negative i."""
+        data = context.make_array(kind)(context, builder, array).data
+        return builder.bitcast(builder.gep(data, [i]), FOUR.as_pointer(data.type.addrspace))
+
+    def _unpack(builder, vector):
+        """<4 x float> as a tuple of Numba's."""
+        out = ir.Constant(ir.ArrayType(ir.FloatType(), 4), ir.Undefined)
+        for lane in range(4):
+            out = builder.insert_value(out, builder.extract_element(vector, ir.Constant(ir.IntType(32), lane)), lane)
+        return out
+
+    @intrinsic
+    def load4(typingctx, array, i):
+        """The four floats from array[i] on; i is a multiple of 4. One instruction of 128 bits."""
+        def codegen(context, builder, signature, args):
+            return _unpack(builder, builder.load(_pointer(context, builder, signature.args[0], *args), align=16))
+        return types.UniTuple(types.float32, 4)(array, i), codegen
+
+    @intrinsic
+    def load4_if(typingctx, array, i, valid):
+        """`load4` where `valid`, else four zeros, and nothing is read."""
+        def codegen(context, builder, signature, args):
+            array, i, valid = args
+            before = builder.block
+            with builder.if_then(context.cast(builder, valid, signature.args[2], types.boolean)):
+                loaded = builder.load(_pointer(context, builder, signature.args[0], array, i), align=16)
+                inside = builder.block
+            vector = builder.phi(FOUR)
+            vector.add_incoming(ir.Constant(FOUR, [0.0] * 4), before)
+            vector.add_incoming(loaded, inside)
+            return _unpack(builder, vector)
+        return types.UniTuple(types.float32, 4)(array, i, valid), codegen
+
+    @intrinsic
+    def store4(typingctx, array, i, a, b, c, d):
+        """Write four floats to array[i], array[i + 1], …; i is a multiple of 4. One instruction of 128 bits."""
+        def codegen(context, builder, signature, args):
+            vector = ir.Constant(FOUR, ir.Undefined)
+            for lane, (value, kind) in enumerate(zip(args[2:], signature.args[2:])):
+                value = context.cast(builder, value, kind, types.float32)
+                vector = builder.insert_element(vector, value, ir.Constant(ir.IntType(32), lane))
+            builder.store(vector, _pointer(context, builder, signature.args[0], *args[:2]), align=16)
+            return context.get_dummy_value()
+        return types.void(array, i, a, b, c, d), codegen
+
+    @intrinsic
+    def fma_outer(typingctx, acc, a, b):
+        """acc[i · len(b) + j] + a[i] · b[j] for all i, j: one FFMA each, nothing else."""
+        def codegen(context, builder, signature, args):
+            acc, a, b = args
+            out = ir.Constant(acc.type, ir.Undefined)
+            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.FloatType(), [ir.FloatType()] * 3), "llvm.fma.f32")
+            for i in range(a.type.count):
+                for j in range(b.type.count):
+                    at = i * b.type.count + j
+                    value = builder.call(fma, [builder.extract_value(v, k) for v, k in ((a, i), (b, j), (acc, at))])
+                    out = builder.insert_value(out, value, at)
+            return out
+        return acc(acc, a, b), codegen
+
+
+def bounds(threads: int, blocks: int) -> dict:
+    """Options of `cuda.jit`: launched with `threads` a block, and registers so few that `blocks` fit on a multiprocessor."""
+    return {} if SIMULATOR else {"launch_bounds": (threads, blocks)}
+
+
+def compile_ptx(kernel, signature, cc: tuple[int, int]) -> str:
+    """PTX of `kernel` (a function under `cuda.jit`) for `signature` (Numba types) and compute capability `cc`, without a GPU.
+
+    numba-cuda asks the current device for its capability when a kernel calls a device function; here `cc` answers in its place (device
+    functions are kept as NVVM IR, which is the same for all).
+    """
+    from types import SimpleNamespace
+    from unittest.mock import patch
+
+    device = SimpleNamespace(compute_capability=cc)
+    with patch("numba.cuda.dispatcher.get_current_device", lambda: device):
+        ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=cc, launch_bounds=kernel.targetoptions.get("launch_bounds"))
+    return ptx
