@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import ops
 from .errors import WeightsError
 from .network import Network, no_tap
 from .variants import (COUNTER, DEMO, GLOBAL_POOLS, Variant, count_parameters, find_variant, parameter_shapes, pretrained_cfg)

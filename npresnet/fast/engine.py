@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 
 import numpy as np
 from numba import config
@@ -31,7 +32,7 @@ from . import loops as L
 from .memory import FOREVER, aligned
 from .packing import Packed
 from .plan import HeadPlan, Plan
-from .report import PlanReport
+from .report import LayerPlan, PlanReport, bandwidth, peak
 
 KEPT_PLANS = 8                                                    # plans and workspaces that are kept, the latest first
 ALONE = 32 * 2**20                                                # bytes of workspace that each thread may have for a picture of its own
@@ -113,7 +114,6 @@ class Engine:
 
     def plan(self, size: tuple[int, int, int], runs: int = 21) -> PlanReport:
         """What it does with a picture of `size` (C, H, W), and the times that each layer took in `runs` passes."""
-        from .report import LayerPlan, PlanReport, bandwidth, peak
         with self.lock:
             ready, = self._load([Ready(self._plan(size, [self._last()], self.threads), self.threads)])
             x, times = np.zeros(int(np.prod(size)), np.float32), []
@@ -128,7 +128,7 @@ class Engine:
         layers: dict[str, LayerPlan] = {}
         for work, ms in zip(ready.plan.work, np.median(times, axis=0).tolist()):          # a layer's operations follow each other
             before = layers.get(work.layer)
-            own = LayerPlan(work.layer, work.algorithm, work.tile, work.gflop, work.computed, work.megabytes, ms)
+            own = LayerPlan(*astuple(work), ms)
             layers[work.layer] = own if before is None else LayerPlan(
                 work.layer, work.algorithm, before.tile or work.tile,
                 *(getattr(before, name) + getattr(own, name) for name in ("gflop", "computed", "megabytes", "ms")))

@@ -269,7 +269,7 @@ def run(ops, offs, weights, ws, x, sync, threads, me):
 
     offs int64: offsets of the convolutions' runs. weights, ws (workspace), x (pictures) float32, flat. sync (n + 1, threads + 1, 16)
     int64 zeros, a cache line a counter: for each operation how many tasks of each thread's share were drawn, and how many threads
-    are done, followed by when the last of them was (`ticks`); in the last row, how many threads have come, and when the first did.
+    are done, followed by when the last of them was (`ticks`); in the last row, when the first thread came.
     """
     offs_at, weights_at, ws_at, line = offs.ctypes.data, weights.ctypes.data, ws.ctypes.data, 128
     sync_at = sync.ctypes.data

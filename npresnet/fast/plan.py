@@ -54,8 +54,12 @@ def role_of(path: str, part: str = "") -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """What an operation is and costs. gflop: what the layer takes by definition; computed: what the tiles carry out, the pixels and channels
-    they only fill up with included. megabytes: inputs, outputs and weights, each once."""
+    """What an operation is and costs.
+
+    algorithm: "direct 3×3", "F(4×4)" (Winograd), "max pool", … tile: pixels × channels that are summed up in registers. gflop: 10⁹
+    floating-point operations by the layer's definition; computed: those that are carried out, fewer with Winograd, more where tiles only
+    fill up. megabytes: inputs, outputs and weights, each once.
+    """
     layer: str
     algorithm: str
     tile: str
@@ -150,9 +154,8 @@ class Plan:
             self._op(f"{path}.downsample.pool", L.AVGPOOL, h, "average pool", src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w,
                      STRIDE=stride, ALL_COUNT=int(stage.dilation > 1))
             pre, stride = pooled, 1
-        last = stage.mid * (9 if self.variant.block == BASIC else 1)      # steps of the convolution it is added to
-        waste = h * computed(w, best_step(w)) - computed(h * w, best_step(h * w))         # its tiles must then end with each row
-        if stride == 1 or last == stage.mid * 9 or waste * last * 2 <= h * w * 2 * ACTIVATION_COST:
+        waste = h * computed(w, best_step(w)) - computed(h * w, best_step(h * w))         # tiles must then end with each row
+        if stride == 1 or self.variant.block == BASIC or waste * stage.mid <= h * w * ACTIVATION_COST:
             return dict(plus=(name, pre, stride))
         return dict(residual=self._conv(name, pre, stride=stride, into=x))
 

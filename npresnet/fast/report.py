@@ -10,23 +10,13 @@ import numpy as np
 from ..table import format_table
 from .loops import tile
 from .memory import aligned
+from .plan import Work
 from .target import MR, NR, compiled
 
 
 @dataclass(frozen=True)
-class LayerPlan:
-    """One layer of a forward pass of one picture.
-
-    algorithm: "direct 3×3", "F(4×4)" (Winograd), "max pool", … tile: pixels × channels that are summed up in registers. gflop: 10⁹
-    floating-point operations by the layer's definition; computed: those that are carried out, fewer with Winograd, more where tiles only
-    fill up. megabytes: inputs, outputs and weights, each once. ms: time within the whole pass, median.
-    """
-    layer: str
-    algorithm: str
-    tile: str
-    gflop: float
-    computed: float
-    megabytes: float
+class LayerPlan(Work):
+    """One layer of a forward pass of one picture: its work, and its time within the whole pass, median, in ms."""
     ms: float
 
 
