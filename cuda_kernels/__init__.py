@@ -26,6 +26,8 @@ def is_available() -> Availability:
         from numba import cuda
         if not cuda.is_available():
             return Availability(False, "numba-cuda found no NVIDIA driver or no GPU on this machine")
+        if getattr(cuda.config, "ENABLE_CUDASIM", False):
+            return Availability(True, "Numba's CUDA simulator")
         device = cuda.get_current_device()
         name, capability = device.name, tuple(device.compute_capability)
     except Exception as error:                                    # a broken driver or toolkit can raise anything

@@ -1,5 +1,5 @@
-"""The one place that imports numba-cuda, and the operations that its language lacks: vector loads, vector stores and
-the outer product of two fragments held in registers.
+"""The one place that imports numba-cuda, and the operations that its language lacks: vector loads, vector stores and the outer product
+of two fragments held in registers.
 
 A kernel lives from what it keeps in registers. Numba's `cuda.local.array` is memory until the compiler proves otherwise, and often it
 doesn't (a stack frame, and every access a load); a tuple is a value from the start. So accumulators are tuples of floats here, and
@@ -12,6 +12,8 @@ Source: NVIDIA, "CUDA C++ Programming Guide", device memory accesses; LLVM langu
 """
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 MISSING = "numba-cuda is not installed: pip install 'npresnet[cuda]' (or 'npresnet[cuda12]')"
@@ -23,6 +25,14 @@ except ImportError as error:
     raise ImportError(MISSING) from error
 
 SIMULATOR = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
+FLAT, STRIDED, INT = cuda_types.float32[::1], cuda_types.float32[:, :, :, :], cuda_types.int32       # types of kernels' arguments
+
+
+
+def is_on_device(x) -> bool:
+    """Whether x is an array in a GPU's memory: of numba-cuda, CuPy, PyTorch, …"""
+    return hasattr(x, "__cuda_array_interface__") or getattr(x, "__cuda_ndarray__", False)
+
 
 if SIMULATOR:
     ALIGN = None                                                  # the simulator knows no alignment
@@ -114,13 +124,57 @@ else:
         return acc(acc, a, b), codegen
 
 
-def bounds(threads: int, blocks: int) -> dict:
-    """Options of `cuda.jit`: launched with `threads` a block, and registers so few that `blocks` fit on a multiprocessor."""
-    return {} if SIMULATOR else {"launch_bounds": (threads, blocks)}
+def jit(signature: tuple, block: int | tuple[int, int], resident: int = 1):
+    """Decorator: a kernel for arguments of the Numba types `signature`, launched with `block` threads, and with registers so few that
+    `resident` blocks fit on a multiprocessor. It keeps all that as attributes, and its compiled code on disk.
+
+    What is on disk is known by the date of the kernel's file: after a change to a device function of another file, delete __pycache__.
+    """
+    def make(function):
+        block_shape = (block,) if isinstance(block, int) else block
+        threads = math.prod(block_shape)
+        if SIMULATOR:
+            kernel = cuda.jit(function)
+        else:
+            try:
+                kernel = cuda.jit(launch_bounds=(threads, resident), cache=True)(function)
+            except RuntimeError:                                  # nowhere to write: compile anew in each process
+                kernel = cuda.jit(launch_bounds=(threads, resident))(function)
+        kernel.name, kernel.signature, kernel.block, kernel.threads, kernel.resident = function.__name__, signature, block_shape, threads, resident
+        return kernel
+    return make
 
 
-def compile_ptx(kernel, signature, cc: tuple[int, int]) -> str:
-    """PTX of `kernel` (a function under `cuda.jit`) for `signature` (Numba types) and compute capability `cc`, without a GPU.
+def as_device_array(x):
+    """x, an array in a GPU's memory, as one of numba-cuda's, without a copy."""
+    return x if getattr(x, "__cuda_ndarray__", False) else cuda.as_cuda_array(x)
+
+
+def record(launches: list[tuple]):
+    """A CUDA graph of `launches`, each (kernel, grid, arguments), which must all have run before; None in the simulator. The arguments have
+    to stay where they are for as long as the graph is used."""
+    if SIMULATOR:
+        return None
+    from cuda.core import Device
+
+    device = Device(cuda.current_context().device.id)
+    device.set_current()
+    builder = device.create_graph_builder()
+    builder.begin_building()
+    for kernel, grid, args in launches:
+        kernel[grid, kernel.block, builder](*args)
+    return builder.end_building().complete()
+
+
+def replay(graph, stream) -> None:
+    """Launch a recorded graph on numba-cuda's `stream`."""
+    from cuda.core import Stream
+
+    graph.launch(Stream.from_handle(stream.handle.value))
+
+
+def compile_ptx(kernel, cc: tuple[int, int]) -> str:
+    """PTX of `kernel` (a function under `jit`) for compute capability `cc`, without a GPU.
 
     numba-cuda asks the current device for its capability when a kernel calls a device function; here `cc` answers in its place (device
     functions are kept as NVVM IR, which is the same for all).
@@ -130,5 +184,5 @@ def compile_ptx(kernel, signature, cc: tuple[int, int]) -> str:
 
     device = SimpleNamespace(compute_capability=cc)
     with patch("numba.cuda.dispatcher.get_current_device", lambda: device):
-        ptx, _ = cuda.compile_ptx(kernel.py_func, signature, cc=cc, launch_bounds=kernel.targetoptions.get("launch_bounds"))
+        ptx, _ = cuda.compile_ptx(kernel.py_func, kernel.signature, cc=cc, launch_bounds=kernel.targetoptions["launch_bounds"])
     return ptx

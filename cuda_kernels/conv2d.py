@@ -7,8 +7,9 @@
 
 All see a convolution as one matrix product (M, L) @ (L, K): M = N·P·Q pixels out, L = R·S·C products a pixel, K output channels.
 `npresnet/ops/conv.py` is the same operation to read; `python -m cuda_kernels.inspect` prints the figures that the rungs quote (for
-compute capability 8.0). What decides them: a multiprocessor starts 128 FFMA (multiply-adds) a cycle for 4 warps of 32 threads, but
-serves only 32 floats of shared memory a cycle, and every other instruction takes the place of an FFMA. So count instructions.
+compute capability 8.0). What decides them: each cycle a multiprocessor starts one instruction of each of 4 warps of 32 threads, so at
+most 128 FFMA (multiply-adds; it has units for 64 on 7.5 and 8.0, for 128 on 9.0 and 10.0), but serves only 32 floats of shared memory.
+With 128 units every other instruction takes the place of an FFMA. So count instructions.
 
 Axes: N pictures, C channels, H×W pixels in, K output channels, R×S kernel, P×Q pixels out.
 Source: S. Boehm 2022, "How to optimize a CUDA matmul kernel for cuBLAS-like performance"; NVIDIA, CUTLASS "Implicit GEMM convolution".
@@ -17,16 +18,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backend import ALIGN, bounds, cuda, cuda_types, fma_outer, load4, load4_if, store4
+from .backend import ALIGN, FLAT, INT, cuda, cuda_types, fma_outer, jit, load4, load4_if, store4
+from .norm import finish
 
+MATRIX, PICTURES = cuda_types.float32[:, ::1], cuda_types.float32[:, :, :, ::1]
 i32, f32 = np.int32, np.float32
-RELU, RESIDUAL, SECOND = 1, 2, 4                                  # flags: what rung 4 does behind the sum
 ZEROS = (f32(0),) * 64                                            # fresh accumulators: 8 pixels × 8 channels
 
 
 # --- 1: one thread, one output ----------------------------------------------------------------------------------------------------------
 
-@cuda.jit
+@jit((PICTURES, PICTURES, FLAT, PICTURES, INT, INT, INT), (32, 8))
 def naive(x, weight, bias, y, stride, pad, dilation):
     """x (N, C, H, W), weight (K, C, R, S), bias (K,) → y (N, K, P, Q): the definition. Thread (column, row, picture·channel).
 
@@ -54,7 +56,7 @@ def naive(x, weight, bias, y, stride, pad, dilation):
 SIDE = 16
 
 
-@cuda.jit
+@jit((PICTURES, MATRIX) + (INT,) * 7, (32, 8))
 def im2col(x, columns, r_all, s_all, p, q, stride, pad, dilation):
     """x (N, C, H, W) → columns (C·R·S, N·P·Q), border pixels 0. Thread (pixel out, product).
 
@@ -73,7 +75,7 @@ def im2col(x, columns, r_all, s_all, p, q, stride, pad, dilation):
     columns[product, pixel] = value
 
 
-@cuda.jit
+@jit((MATRIX, MATRIX, FLAT, MATRIX), (SIDE, SIDE))
 def tiled_gemm(a, b, bias, y):
     """a (K, L) @ b (L, M) + bias (K,) → y (K, M). A block of 16×16 threads computes 16×16 outputs.
 
@@ -131,7 +133,7 @@ def put_row(sums, y, bias, k, pixel, pq):
                 y[pixel // pq, k + j, pixel % pq] = sums[j] + bias[k + j]
 
 
-@cuda.jit(**bounds(64, 8))
+@jit((PICTURES, MATRIX, FLAT, cuda_types.float32[:, :, ::1]) + (INT,) * 7, TILE, 8)
 def implicit_gemm(x, weight, bias, y, rs, s_all, p, q, stride, pad, dilation):
     """x (N, C, H, W), weight (K, C·R·S), bias (K,) → y (N, K, P·Q). A block of 64 threads: 64 pixels × 64 channels.
 
@@ -172,42 +174,38 @@ def implicit_gemm(x, weight, bias, y, rs, s_all, p, q, stride, pad, dilation):
 # --- 4: what the network runs -----------------------------------------------------------------------------------------------------------
 
 @cuda.jit(device=True)
-def relu(a):
-    """max(a, 0), but NaN stays NaN."""
-    return f32(0) if a < f32(0) else a
+def multiply(acc, tile_x, at_x, half_m, tile_w, at_w, half_k):
+    """64 more products a thread: eight pixels, four by four in either half of the tile, times eight channels."""
+    return fma_outer(acc, load4(tile_x, at_x) + load4(tile_x, i32(at_x + half_m)), load4(tile_w, at_w) + load4(tile_w, i32(at_w + half_k)))
 
 
 @cuda.jit(device=True)
-def finish(sums, at, k, bias, residual, scale, shift, y, y2, flags):
-    """Everything behind the sum, for four channels of one pixel: y = ReLU(sum + bias + residual), y2 = ReLU(y · scale + shift)."""
-    b = load4(bias, k)
-    s0, s1, s2, s3 = sums[0] + b[0], sums[1] + b[1], sums[2] + b[2], sums[3] + b[3]
-    if flags & RESIDUAL:
-        r = load4(residual, at)
-        s0, s1, s2, s3 = s0 + r[0], s1 + r[1], s2 + r[2], s3 + r[3]
-    if flags & RELU:
-        s0, s1, s2, s3 = relu(s0), relu(s1), relu(s2), relu(s3)
-    store4(y, at, s0, s1, s2, s3)
-    if flags & SECOND:
-        a, b = load4(scale, k), load4(shift, k)
-        store4(y2, at, relu(s0 * a[0] + b[0]), relu(s1 * a[1] + b[1]), relu(s2 * a[2] + b[2]), relu(s3 * a[3] + b[3]))
+def put(sums, m, k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags):
+    """Finish eight channels of pixel m, four from k on and four half a tile further."""
+    at = i32((split * pixels + m) * k_all + k)
+    if m < pixels and k < k_all:
+        finish(sums[0:4], at, k, bias, residual, scale, shift, y, y2, flags)
+    if m < pixels and k + half_k < k_all:
+        finish(sums[4:8], i32(at + half_k), i32(k + half_k), bias, residual, scale, shift, y, y2, flags)
 
 
-def network_kernel(tile_m: int, tile_k: int, pointwise: bool):
-    """Make rung 4 for blocks of tile_m pixels × tile_k channels, 64 sums a thread; `pointwise` for 1×1 without padding.
+def network_kernel(name: str, tile_m: int, tile_k: int, pointwise: bool = False, rows: bool = False):
+    """Make rung 4 for blocks of tile_m pixels × tile_k channels, 64 sums a thread. `pointwise`: for 1×1 without padding. `rows`: for
+    pictures of at most four channels, where a step of eight products takes two taps of a kernel row instead of eight channels of one.
 
     It changes: (a) activations are (N, H, W, C) and weights (R·S·C, K), so four channels lie together and every load and store is one
     instruction of 128 bits: 4 of them from shared memory give 64 multiply-adds. (b) Where a thread's pixels begin, and at which taps
     they are inside the picture (a bit a row, a bit a column), is worked out once before the loop; in it one addition moves all on.
-    (c) Loads for the next step start before this step's products and arrive behind them. (d) Bias, residual, ReLU and the next
-    block's batch norm are applied to the sums while they are in registers, which saves writing and reading them again. (e) The eight
-    products of a step are written out: 512 FFMA behind one another. 76 to 82 % of the main loop are FFMA, 16 for each load from shared
-    memory, 137 to 144 registers, no stack; held to 128 registers it spilled 12 to 40 bytes.
+    (c) Loads for the next step start before this step's products and arrive behind them. (d) Bias, shortcut and the next batch norm and
+    ReLU are applied to the sums while they are in registers (`norm.finish`), which saves writing and reading them again. (e) The eight
+    products of a step are written out: 512 FFMA behind one another. (f) Where there are few pixels, blocks share out the products too
+    (`share` steps each, along the grid's third axis) and leave partial sums to `norm.sum_splits`. 76 to 82 % of the main loop are FFMA,
+    16 for each load from shared memory, 136 to 148 registers, no stack; held to 128 registers it spilled 12 to 40 bytes.
 
-    kernel(x, weight, bias, residual, scale, shift, y, y2: flat float32; the rest int32). x as `channels_last` makes it (c: its channels, a
-    multiple of 4), weight as `pack_weight`; bias, scale, shift (k_all,), k_all a multiple of 4; residual, y, y2 (pixels, k_all), where
-    pixels = N·P·Q. flags: RELU, RESIDUAL, SECOND, added up; arrays that they don't ask for are not touched. Grid: (⌈pixels / tile_m⌉,
-    ⌈k_all / tile_k⌉). No array may have 2³¹ floats or more, and R, S are at most 31.
+    kernel(x, weight, bias, residual, scale, shift, y, y2: flat float32; the rest int32). x (N, H, W, c), c a multiple of 4; weight as
+    `pack_weight` makes it; bias, scale, shift (k_all,), k_all a multiple of 4; residual, y, y2 (pixels, k_all), where pixels = N·P·Q; flags
+    as `norm.finish`. Grid: (⌈pixels / tile_m⌉, ⌈k_all / tile_k⌉, ⌈steps / share⌉), steps as `count_steps` says; if the third is more than
+    1, flags is RAW and y (splits, pixels, k_all). No array may have 2³¹ floats or more, and R, S are at most 31.
     """
     threads = tile_m * tile_k // 64
     pitch = tile_m + 4                                            # 4 more: the 32 transposed stores of a warp then hit 32 banks
@@ -217,39 +215,50 @@ def network_kernel(tile_m: int, tile_k: int, pointwise: bool):
     next_pixel, next_row = threads // 2, threads * 4 // tile_k
     two_w = next_row < DEPTH                                      # a thread fetches 2 × 4 floats of x, and 1 × 4 or 2 × 4 weights
 
-    def kernel(x, weight, bias, residual, scale, shift, y, y2, pixels, h, w, c, k_all, p, q, r_all, s_all, stride, pad, dilation, flags):
+    def kernel(x, weight, bias, residual, scale, shift, y, y2, pixels, h, w, c, k_all, p, q, r_all, s_all, stride, pad, dilation, share, flags):
         tile_x = cuda.shared.array(both_x, f32, ALIGN)
         tile_w = cuda.shared.array(both_w, f32, ALIGN)
         t = i32(cuda.threadIdx.x)
-        m0, k0 = i32(cuda.blockIdx.x * tile_m), i32(cuda.blockIdx.y * tile_k)
+        m0, k0, split = i32(cuda.blockIdx.x * tile_m), i32(cuda.blockIdx.y * tile_k), i32(cuda.blockIdx.z)
 
-        group = i32(t % 2 * 4)                                    # which four of the step's eight channels this thread fetches
-        into_x = i32(group * pitch + t // 2)
+        half_step = i32(t % 2)                                    # which half of a step's eight products this thread fetches
+        group = i32(0) if rows else i32(half_step * 4)            # the first of its channels
+        into_x = i32(half_step * 4 * pitch + t // 2)
         into_w = i32(t * 4)
         pixel0, pixel1 = i32(m0 + t // 2), i32(m0 + t // 2 + next_pixel)
         row0, col0 = i32(pixel0 // q % p * stride - pad), i32(pixel0 % q * stride - pad)
         row1, col1 = i32(pixel1 // q % p * stride - pad), i32(pixel1 % q * stride - pad)
         at0 = i32(((pixel0 // (p * q) * h + row0) * w + col0) * c + group)                # may lie before x: then no bit is set
         at1 = i32(((pixel1 // (p * q) * h + row1) * w + col1) * c + group)
-        in0, in1 = pixel0 < pixels, pixel1 < pixels
         rows0 = cols0 = rows1 = cols1 = i32(0)
         if not pointwise:
             for r in range(r_all):
                 rows0 |= i32(0 <= row0 + r * dilation < h) << r
                 rows1 |= i32(0 <= row1 + r * dilation < h) << r
             for s in range(s_all):
-                cols0 |= i32(in0 and 0 <= col0 + s * dilation < w) << s
-                cols1 |= i32(in1 and 0 <= col1 + s * dilation < w) << s
-            in0, in1 = bool(rows0 & cols0 & 1), bool(rows1 & cols1 & 1)
+                cols0 |= i32(pixel0 < pixels and 0 <= col0 + s * dilation < w) << s
+                cols1 |= i32(pixel1 < pixels and 0 <= col1 + s * dilation < w) << s
+
+        depth, wide = i32((c + DEPTH - 1) // DEPTH), i32((s_all + 1) // 2)                # steps a tap; or, `rows`: steps a kernel row
+        steps = i32(r_all * wide) if rows else i32(r_all * s_all * depth)
+        step, end = i32(split * share), i32(min(split * share + share, steps))
+        if rows:
+            r, s, channel = i32(step // wide), i32(step % wide * 2 + half_step), i32(0)
+        else:
+            tap = i32(step // depth)
+            r, s, channel = i32(tap // s_all), i32(tap % s_all), i32(step % depth * DEPTH + group)
+        if pointwise:
+            in0, in1 = pixel0 < pixels, pixel1 < pixels
+            offset = i32(channel - group)
+        else:
+            in0, in1 = bool(rows0 >> r & cols0 >> s & 1), bool(rows1 >> r & cols1 >> s & 1)
+            offset = i32((r * w + s) * dilation * c + channel - group)
         k = i32(k0 + t * 4 % tile_k)
         in_k = k < k_all
-        at_w = i32(t * 4 // tile_k * k_all + k)
-        depth = i32((c + DEPTH - 1) // DEPTH * DEPTH)
-        steps = i32(r_all * s_all * (depth // DEPTH))
-        channel, r, s = group, i32(0), i32(0)
+        at_w = i32((step * DEPTH + t * 4 // tile_k) * k_all + k)
 
-        x0 = load4_if(x, at0, in0 and channel < c)
-        x1 = load4_if(x, at1, in1 and channel < c)
+        x0 = load4_if(x, i32(at0 + offset), in0 and channel < c)
+        x1 = load4_if(x, i32(at1 + offset), in1 and channel < c)
         w0 = load4_if(weight, at_w, in_k)
         w1 = w0
         if two_w:
@@ -257,7 +266,7 @@ def network_kernel(tile_m: int, tile_k: int, pointwise: bool):
         my_x, my_w = i32(t % across * 4), i32(t // across * 4)
         acc = ZEROS
         half = i32(0)
-        for step in range(steps):
+        while step < end:
             base_x, base_w = i32(half * buf_x), i32(half * buf_w)
             to = i32(base_x + into_x)
             tile_x[to] = x0[0]
@@ -274,16 +283,25 @@ def network_kernel(tile_m: int, tile_k: int, pointwise: bool):
                 store4(tile_w, i32(base_w + into_w + threads * 4), w1[0], w1[1], w1[2], w1[3])
             cuda.syncthreads()                                    # one a step: the other buffer was read before the last one
 
-            more = step + 1 < steps
+            step = i32(step + 1)
+            more = step < end
             at_w = i32(at_w + DEPTH * k_all)
-            channel = i32(channel + DEPTH)
-            if not pointwise and channel >= depth:                # on to the next tap
-                channel = group
-                s = i32(s + 1)
-                if s == s_all:
-                    s, r = i32(0), i32(r + 1)
+            if rows:                                              # on to the next two taps of the row, or the next row
+                s = i32(s + 2)
+                if s >= 2 * wide:
+                    s, r = half_step, i32(r + 1)
+            else:
+                channel = i32(channel + DEPTH)
+                if not pointwise and channel >= depth * DEPTH:    # on to the next tap
+                    channel = group
+                    s = i32(s + 1)
+                    if s == s_all:
+                        s, r = i32(0), i32(r + 1)
+            if pointwise:
+                offset = i32(channel - group)
+            else:
                 in0, in1 = bool(rows0 >> r & cols0 >> s & 1), bool(rows1 >> r & cols1 >> s & 1)
-            offset = channel - group if pointwise else (r * w + s) * dilation * c + channel - group
+                offset = i32((r * w + s) * dilation * c + channel - group)
             x0 = load4_if(x, i32(at0 + offset), in0 and more and channel < c)
             x1 = load4_if(x, i32(at1 + offset), in1 and more and channel < c)
             w0 = load4_if(weight, at_w, in_k and more)
@@ -291,63 +309,51 @@ def network_kernel(tile_m: int, tile_k: int, pointwise: bool):
                 w1 = load4_if(weight, i32(at_w + next_row * k_all), in_k and more)
 
             fx, fw = i32(base_x + my_x), i32(base_w + my_w)
-            acc = multiply(acc, tile_x, fx, tile_w, fw)
-            acc = multiply(acc, tile_x, i32(fx + pitch), tile_w, i32(fw + tile_k))
-            acc = multiply(acc, tile_x, i32(fx + 2 * pitch), tile_w, i32(fw + 2 * tile_k))
-            acc = multiply(acc, tile_x, i32(fx + 3 * pitch), tile_w, i32(fw + 3 * tile_k))
-            acc = multiply(acc, tile_x, i32(fx + 4 * pitch), tile_w, i32(fw + 4 * tile_k))
-            acc = multiply(acc, tile_x, i32(fx + 5 * pitch), tile_w, i32(fw + 5 * tile_k))
-            acc = multiply(acc, tile_x, i32(fx + 6 * pitch), tile_w, i32(fw + 6 * tile_k))
-            acc = multiply(acc, tile_x, i32(fx + 7 * pitch), tile_w, i32(fw + 7 * tile_k))
+            acc = multiply(acc, tile_x, fx, half_m, tile_w, fw, half_k)
+            acc = multiply(acc, tile_x, i32(fx + pitch), half_m, tile_w, i32(fw + tile_k), half_k)
+            acc = multiply(acc, tile_x, i32(fx + 2 * pitch), half_m, tile_w, i32(fw + 2 * tile_k), half_k)
+            acc = multiply(acc, tile_x, i32(fx + 3 * pitch), half_m, tile_w, i32(fw + 3 * tile_k), half_k)
+            acc = multiply(acc, tile_x, i32(fx + 4 * pitch), half_m, tile_w, i32(fw + 4 * tile_k), half_k)
+            acc = multiply(acc, tile_x, i32(fx + 5 * pitch), half_m, tile_w, i32(fw + 5 * tile_k), half_k)
+            acc = multiply(acc, tile_x, i32(fx + 6 * pitch), half_m, tile_w, i32(fw + 6 * tile_k), half_k)
+            acc = multiply(acc, tile_x, i32(fx + 7 * pitch), half_m, tile_w, i32(fw + 7 * tile_k), half_k)
             half = i32(1 - half)
 
         m, k = i32(m0 + my_x), i32(k0 + my_w)
-        put(acc[0:8], m, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags)
-        put(acc[8:16], m + 1, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags)
-        put(acc[16:24], m + 2, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags)
-        put(acc[24:32], m + 3, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags)
+        put(acc[0:8], m, k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
+        put(acc[8:16], i32(m + 1), k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
+        put(acc[16:24], i32(m + 2), k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
+        put(acc[24:32], i32(m + 3), k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
         m = i32(m + half_m)
-        put(acc[32:40], m, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags)
-        put(acc[40:48], m + 1, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags)
-        put(acc[48:56], m + 2, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags)
-        put(acc[56:64], m + 3, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags)
+        put(acc[32:40], m, k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
+        put(acc[40:48], i32(m + 1), k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
+        put(acc[48:56], i32(m + 2), k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
+        put(acc[56:64], i32(m + 3), k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
 
-    @cuda.jit(device=True)
-    def multiply(acc, tile_x, fx, tile_w, fw):
-        return fma_outer(acc, load4(tile_x, fx) + load4(tile_x, i32(fx + half_m)), load4(tile_w, fw) + load4(tile_w, i32(fw + half_k)))
-
-    @cuda.jit(device=True)
-    def put(sums, m, k, k_all, pixels, bias, residual, scale, shift, y, y2, flags):
-        if m < pixels and k < k_all:
-            finish(sums[0:4], i32(m * k_all + k), k, bias, residual, scale, shift, y, y2, flags)
-        if m < pixels and k + half_k < k_all:
-            finish(sums[4:8], i32(m * k_all + k + half_k), i32(k + half_k), bias, residual, scale, shift, y, y2, flags)
-
-    kernel.__name__ = kernel.__qualname__ = f"conv_{tile_m}x{tile_k}" + ("_1x1" if pointwise else "")
-    return cuda.jit(**bounds(threads, 384 // threads))(kernel)                            # at most 168 registers; 128 would spill
+    kernel.__name__ = kernel.__qualname__ = name
+    return jit((FLAT,) * 8 + (INT,) * 14, threads, 384 // threads)(kernel)                # at most 168 registers; 128 would spill
 
 
-KERNELS = {(m, k, pointwise): network_kernel(m, k, pointwise) for m, k in ((128, 64), (64, 64)) for pointwise in (True, False)}
+TILES = (128, 64), (64, 64)                                       # pixels × channels of a block
+GENERAL = {tile: network_kernel("conv_%dx%d" % tile, *tile) for tile in TILES}
+POINTWISE = {tile: network_kernel("conv_%dx%d_1x1" % tile, *tile, pointwise=True) for tile in TILES}
+ROWS = {tile: network_kernel("conv_%dx%d_rows" % tile, *tile, rows=True) for tile in TILES}
 
 
-def channels_last(x: np.ndarray) -> np.ndarray:
-    """x (N, C, H, W) → flat (N · H · W · C) float32 for rung 4, C filled up with zeros to a multiple of 4."""
-    padded = np.pad(x.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, -x.shape[1] % 4)))
-    return np.ascontiguousarray(padded, np.float32).ravel()
+def form(c: int, r: int, s: int, pad: int, dilation: int) -> dict:
+    """Which form of rung 4 serves a convolution with C channels: one of the three tables above."""
+    return POINTWISE if r == s == 1 and pad == 0 else ROWS if c <= 4 and dilation == 1 else GENERAL
 
 
-def pack_weight(weight: np.ndarray) -> np.ndarray:
-    """weight (K, C, R, S) → flat (R · S · C, K) float32 for rung 4; C filled up with zeros to a multiple of 8, K to one of 4."""
+def count_steps(kernels: dict, c: int, r: int, s: int) -> int:
+    """Steps of eight products that a form takes."""
+    return r * ((s + 1) // 2) if kernels is ROWS else r * s * (-(-c // DEPTH))
+
+
+def pack_weight(weight: np.ndarray, rows: bool = False) -> np.ndarray:
+    """weight (K, C, R, S) → flat (R · S · C, K) float32 for rung 4; K filled up with zeros to a multiple of 4, C to one of 8. For the
+    form `rows` C is filled up to 4, and S to a multiple of 2."""
     k, c, r, s = weight.shape
-    padded = np.pad(weight.transpose(2, 3, 1, 0), ((0, 0), (0, 0), (0, -c % DEPTH), (0, -k % 4)))
+    more_s, more_c = (s % 2, 4 - c) if rows else (0, -c % DEPTH)
+    padded = np.pad(weight.transpose(2, 3, 1, 0), ((0, 0), (0, more_s), (0, more_c), (0, -k % 4)))
     return np.ascontiguousarray(padded, np.float32).ravel()
-
-
-def signatures():
-    """name → (kernel, Numba signature, threads a block), of everything on this page: what `inspect` compiles."""
-    flat, four, two, i = cuda_types.float32[::1], cuda_types.float32[:, :, :, ::1], cuda_types.float32[:, ::1], cuda_types.int32
-    three = cuda_types.float32[:, :, ::1]
-    return {"naive": (naive, (four, four, flat, four, i, i, i), 256), "im2col": (im2col, (four, two) + (i,) * 7, 256),
-            "tiled_gemm": (tiled_gemm, (two, two, flat, two), SIDE * SIDE),
-            "implicit_gemm": (implicit_gemm, (four, two, flat, three) + (i,) * 7, TILE)} | {
-            kernel.py_func.__name__: (kernel, (flat,) * 8 + (i,) * 13, m * k // 64) for (m, k, _), kernel in KERNELS.items()}

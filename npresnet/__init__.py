@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from . import data, ops
     from .comparison import Comparison, LayerDifference, compare
     from .data import load_image
-    from .errors import DownloadError, ImageError, MissingDependencyError, NpresnetError, WeightsError
+    from .errors import DeviceError, DownloadError, ImageError, MissingDependencyError, NpresnetError, WeightsError
     from .labels import Label, imagenet_labels, model_labels
     from .model import ResNetV2, create_model
     from .ops import softmax, topk
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 _HOME = {
     "comparison": ("compare", "Comparison", "LayerDifference"),
     "data": ("load_image",),
-    "errors": ("DownloadError", "ImageError", "MissingDependencyError", "NpresnetError", "WeightsError"),
+    "errors": ("DeviceError", "DownloadError", "ImageError", "MissingDependencyError", "NpresnetError", "WeightsError"),
     "labels": ("Label", "imagenet_labels", "model_labels"),
     "model": ("ResNetV2", "create_model"),
     "ops": ("softmax", "topk"),

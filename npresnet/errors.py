@@ -21,6 +21,10 @@ class MissingDependencyError(NpresnetError, ImportError):
     """An optional dependency that isn't installed: names the extra that brings it."""
 
 
+class DeviceError(NpresnetError):
+    """A GPU that can't be used: no driver, no device, one that is too old, or too little memory on it."""
+
+
 def printable(name: object) -> str:
     """A name that came from outside (a file's, a tensor's) as one line that any terminal shows; what can't be printed is escaped."""
     text = str(name)

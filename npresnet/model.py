@@ -10,16 +10,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 
-from .errors import WeightsError
+from .errors import DeviceError, MissingDependencyError, WeightsError
 from .network import Network, no_tap
 from .variants import (COUNTER, DEMO, GLOBAL_POOLS, Variant, count_parameters, find_variant, parameter_shapes, pretrained_cfg)
 from .weights import adapt_input_conv, check_weights, read_weights, write_weights
 
-BACKENDS = ("numpy", "numba")
+BACKENDS = ("numpy", "numba", "cuda")
 
 
 class IncompatibleKeys(NamedTuple):
@@ -77,8 +78,9 @@ class ResNetV2:
         self.backend, self.exact, self.num_threads = choose_backend(backend), exact, num_threads
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, not {num_threads}")
-        if num_threads is not None and self.backend == "numpy":
-            raise ValueError("num_threads: the numpy backend takes its threads from the environment variable OPENBLAS_NUM_THREADS")
+        if num_threads is not None and self.backend != "numba":
+            raise ValueError(f"num_threads is for the numba backend, not for {self.backend} (NumPy takes its threads from the environment "
+                             f"variable OPENBLAS_NUM_THREADS)")
         self._set_params(initial_state(self._shapes(), seed) if params is None else params)
 
     # --- calling it -----------------------------------------------------------------------------------------------------------
@@ -106,7 +108,7 @@ class ResNetV2:
 
         Raises ValueError on another rank, dtype or channel count.
         """
-        features = _check_array("features", features, self.num_features)
+        features = self._check_array("features", features, self.num_features)
         return self._network.forward_head(features, pre_logits)
 
     def forward_intermediates(self, x: np.ndarray, indices: int | Sequence[int] | None = None, norm: bool = False,
@@ -126,13 +128,17 @@ class ResNetV2:
 
         `normN` and `norm` include their ReLU, `stages.0.blocks.0` is the block's sum, `head.global_pool` and `head.fc` keep their
         1×1 pixels, all as a hook on timm's modules sees them. On the numba backend a layer that is fused into the next one does not
-        exist by itself; in its place stands what the readable reference (`network.py`) gives.
+        exist by itself; in its place stands what the readable reference (`network.py`) gives. The cuda backend computes them all.
         """
         layers: dict[str, np.ndarray] = {}
+        x, take = self._check_pictures(x), list(self.feature_info.out_indices)
+        if self.backend == "cuda":
+            layers = self._network.trace(x)
+            end = list(layers).index(self.variant.taps(take, False, True)[1] if self.features_only else list(layers)[-1])
+            return dict(list(layers.items())[:end + 1])
         network = self._reference(tap=layers.__setitem__)
-        x = self._check_pictures(x)
         if self.features_only:
-            network.forward_intermediates(x, list(self.feature_info.out_indices), stop_early=True)
+            network.forward_intermediates(x, take, stop_early=True)
         else:
             network.forward(x)
         if self.backend == "numba":
@@ -183,9 +189,10 @@ class ResNetV2:
 
     def plan(self, input_size: tuple[int, int, int] | None = None):
         """What the numba backend does with a picture of `input_size` (C, H, W; default: the model's own), layer by layer: algorithm, tile,
-        GFLOP, and the time it takes here and now. See `npresnet.fast.report.PlanReport`. Raises ValueError on the numpy backend."""
-        if self.backend != "numba":
-            raise ValueError(f"the {self.backend} backend plans nothing: create the model with backend='numba'")
+        GFLOP, and the time it takes here and now (`npresnet.fast.report.PlanReport`); or what the cuda backend launches, what that should
+        take, and takes (`cuda_kernels.performance.Forecast`). Raises ValueError on the numpy backend."""
+        if self.backend == "numpy":
+            raise ValueError(f"the {self.backend} backend plans nothing: create the model with backend='numba' or 'cuda'")
         return self._network.plan(tuple(input_size or (self.in_chans, *self.pretrained_cfg["input_size"][1:])))
 
     def summary(self, input_size: tuple[int, int, int] | None = None):
@@ -215,6 +222,9 @@ class ResNetV2:
         if self._made is None:
             if self.backend == "numpy":
                 self._made = self._reference()
+            elif self.backend == "cuda":
+                from cuda_kernels.runner import Runner
+                self._made = Runner(self.variant, self._params, output_stride=self.output_stride, global_pool=self.global_pool)
             else:
                 from .fast.engine import Engine
                 self._made = Engine(self.variant, self._params, output_stride=self.output_stride, global_pool=self.global_pool,
@@ -224,8 +234,23 @@ class ResNetV2:
     def _reference(self, tap=no_tap) -> Network:
         return Network(self.variant, self._params, output_stride=self.output_stride, global_pool=self.global_pool, tap=tap)
 
-    def _check_pictures(self, x: np.ndarray) -> np.ndarray:
-        return _check_array("pictures", x, self.in_chans)
+    def _check_pictures(self, x):
+        return self._check_array("pictures", x, self.in_chans)
+
+    def _check_array(self, what: str, x, channels: int):
+        """x as the backend takes it: a NumPy array, or one in the GPU's memory."""
+        if hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__"):
+            if self.backend != "cuda":
+                raise ValueError(f"the {what} lie in a GPU's memory: create the model with backend='cuda', or copy them to the host")
+            x = self._network.on_device(x)
+        else:
+            x = np.asarray(x)
+        if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[1:]:
+            raise ValueError(f"expected {what} of shape (N, {channels}, H, W), got {tuple(x.shape)}"
+                             + ("; add the batch axis with x[None]" if x.ndim == 3 else ""))
+        if x.dtype != np.float32:
+            raise ValueError(f"expected {what} of dtype float32, got {x.dtype} of shape {tuple(x.shape)}; convert with x.astype(np.float32)")
+        return x
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_made"}
@@ -251,14 +276,14 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
     features_only: the model returns a list of raw feature maps; out_indices picks some (n for the last n, negatives allowed).
     global_pool: "avg", "max", "avgmax", "catavgmax" or "" (none). in_chans: picture channels; weights for 3 are adapted as timm does.
     output_stride: 32, 16 or 8: keep more pixels in the last stages by dilating their kernels.
-    backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles for some seconds); "auto" takes the
-        environment variable NPRESNET_BACKEND, else "numba".
-    exact: no Winograd convolutions, which the numba backend uses where they are faster; the reference never does.
+    backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles for some seconds), "cuda" runs on a
+        GPU (extra `cuda`); "auto" takes the environment variable NPRESNET_BACKEND, else "cuda" where that can run, else "numba".
+    exact: no Winograd convolutions, which the numba backend uses where they are faster; the others never do.
     num_threads: of the numba backend, default NUMBA_NUM_THREADS, else one a core; it takes no more than there are cores. NumPy's
         matrix product has its own setting, OPENBLAS_NUM_THREADS.
 
     Raises ValueError on an unknown name or a bad argument, WeightsError on unfit weights, DownloadError and MissingDependencyError
-    if published weights can't be had.
+    if published weights can't be had, DeviceError if backend="cuda" finds no GPU that it can use.
     """
     if pretrained and weights is not None:
         raise ValueError("give either pretrained=True or weights=, not both")
@@ -296,12 +321,24 @@ def create_model(name: str, *, pretrained: bool = False, weights: str | os.PathL
 
 
 def choose_backend(name: str) -> str:
-    """The backend to use for "auto" or a name. Raises ValueError if there is none of that name."""
+    """The backend to use for "auto" or a name.
+
+    Raises ValueError if there is none of that name; for "cuda" MissingDependencyError without numba-cuda, DeviceError without a GPU for it.
+    """
     if name == "auto":
-        name = os.environ.get("NPRESNET_BACKEND") or "numba"
+        name = os.environ.get("NPRESNET_BACKEND") or ("cuda" if _gpu() else "numba")
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    if name == "cuda" and not _gpu():
+        missing = find_spec("numba_cuda") is None
+        raise (MissingDependencyError if missing else DeviceError)(f"backend 'cuda' can't be used: {_gpu().reason}; 'numba' runs on the CPU")
     return name
+
+
+def _gpu():
+    """`cuda_kernels.is_available()`: true, or false with a reason."""
+    from cuda_kernels import is_available
+    return is_available()
 
 
 def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
@@ -339,13 +376,3 @@ def initial_state(shapes: Mapping[str, tuple], seed: int) -> dict[str, np.ndarra
         array.flags.writeable = False
         state[name] = array
     return state
-
-
-def _check_array(what: str, x: np.ndarray, channels: int) -> np.ndarray:
-    x = np.asarray(x)
-    if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[1:]:
-        raise ValueError(f"expected {what} of shape (N, {channels}, H, W), got {x.shape}"
-                         + ("; add the batch axis with x[None]" if x.ndim == 3 else ""))
-    if x.dtype != np.float32:
-        raise ValueError(f"expected {what} of dtype float32, got {x.dtype} of shape {x.shape}; convert with x.astype(np.float32)")
-    return x

@@ -70,6 +70,15 @@ class Variant:
         changes = stage.stride != 1 or stage.c_in != stage.c_out or stage.first_dilation != stage.dilation
         return self.block == BOTTLENECK or changes
 
+    def taps(self, take: list[int], norm: bool, stop_early: bool) -> tuple[list[str], str]:
+        """Paths of the feature maps numbered in `take`, and of the last layer that a pass which gives them out runs: see
+        `ResNetV2.forward_intermediates`."""
+        paths = [self.stem_convs[-1], *(f"stages.{s}" for s in range(len(self.depths)))]
+        last = len(self.depths)
+        count = max(take) if stop_early else last
+        wanted = [paths[i] if not (norm and i == last) else "norm" for i in take]
+        return wanted, "norm" if count == last else paths[count] if count else "stem.pool"
+
     def feature_info(self, output_stride: int = 32) -> list[dict]:
         """timm's `feature_info`: channels, reduction and module of the five feature maps."""
         info = [dict(num_chs=self.stem_channels[-1], reduction=2, module=self.stem_convs[-1], index=0)]

@@ -76,11 +76,7 @@ class Engine:
     def forward_intermediates(self, x: np.ndarray, take: list[int], norm: bool = False, stop_early: bool = False,
                               intermediates_only: bool = False):
         """As `Network.forward_intermediates`."""
-        paths = [self.variant.stem_convs[-1], *(f"stages.{s}" for s in range(len(self.variant.depths)))]
-        last = len(self.variant.depths)
-        wanted = [paths[i] if not (norm and i == last) else "norm" for i in take]
-        count = max(take) if stop_early else last
-        final = "norm" if count == last else paths[count] if count else "stem.pool"
+        wanted, final = self.variant.taps(take, norm, stop_early)
         if intermediates_only:
             return self._maps(x, wanted)
         *maps, end = self._maps(x, [*wanted, final])

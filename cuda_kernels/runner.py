@@ -1,0 +1,254 @@
+"""The network on a GPU, from the first layer to the last: what `backend="cuda"` runs. It explains no network; its readable twin is
+`npresnet/network.py`.
+
+`Runner` has the four methods of a backend (`forward`, `forward_features`, `forward_intermediates`, `forward_head`). NumPy arrays go up
+once and come down once; arrays that lie on the device already (anything with `__cuda_array_interface__`) are read where they lie, and
+answered with such. Between, everything stays there: the weights, uploaded when first needed, and one workspace that all activations of
+all plans share. The launches of a plan are recorded as a CUDA graph on its second use, because Python takes longer to launch a kernel
+than most of them run.
+
+What one picture gives depends in its last digits on how many came with it: how a sum is shared out among blocks is chosen by how many
+pixels there are. With the same number it is the same, to the last bit.
+"""
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import contextmanager
+from math import ceil
+
+import numpy as np
+
+from npresnet.errors import DeviceError
+from npresnet.fast.packing import scale_and_shift
+from npresnet.variants import Variant
+
+from . import is_available
+from .backend import SIMULATOR, as_device_array, cuda, is_on_device, record, replay
+from .conv2d import pack_weight
+from .performance import GPU, GPUS, Forecast, gpu_like
+from .plan import LARGEST, Activation, Constant, Plan
+
+GROUP = 64                                                        # pictures at a time, at most: more of them wouldn't be faster
+KEPT_PLANS = 16                                                   # plans (and graphs) that are kept, the latest first
+
+
+class Ready:
+    """A plan whose launches are bound to their places on the device: `launches` of (kernel, grid, arguments)."""
+
+    def __init__(self, plan: Plan, launches: list[tuple], views: dict[str, object]):
+        self.plan, self.launches, self.views, self.graph, self.passes = plan, launches, views, None, 0
+
+
+class Runner:
+    """The network `variant` with `params` on the current CUDA device. May be called from several threads: they take turns.
+
+    Raises DeviceError if there is no device that can run it.
+    """
+
+    def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], *, output_stride: int = 32, global_pool: str = "avg"):
+        self.variant, self.params, self.output_stride, self.global_pool = variant, params, output_stride, global_pool
+        self.shapes = {name: array.shape for name, array in params.items()}
+        self.lock = threading.Lock()
+        with device_errors():
+            self.gpu, self.stream = this_gpu(), cuda.stream()
+        self.nothing = self.workspace = None
+        self.constants: dict[Constant, object] = {}
+        self.plans: OrderedDict[tuple, Ready] = OrderedDict()
+        self.limits: dict[tuple, int] = {}                        # how many pictures of a size fit, where memory set the limit
+
+    # --- a backend's methods --------------------------------------------------------------------------------------------------
+
+    def forward(self, x):
+        """x (N, 3, H, W) float32 → logits (N, 1000)."""
+        return self._flat(self._maps(x, [self._last()])[0])
+
+    def forward_features(self, x):
+        """x (N, 3, H, W) → the last feature map (N, 2048, H/32, W/32), after the final batch norm and ReLU."""
+        return self._maps(x, ["norm"])[0]
+
+    def forward_intermediates(self, x, take: list[int], norm: bool = False, stop_early: bool = False, intermediates_only: bool = False):
+        """As `Network.forward_intermediates`."""
+        wanted, final = self.variant.taps(take, norm, stop_early)
+        if intermediates_only:
+            return self._maps(x, wanted)
+        *maps, end = self._maps(x, [*wanted, final])
+        return end, maps
+
+    def forward_head(self, features, pre_logits: bool = False):
+        """Feature map (N, 2048, 7, 7) → logits (N, 1000), or with `pre_logits` or without a classifier the embedding (N, 2048)."""
+        return self._flat(self._maps(features, ["head.global_pool" if pre_logits else self._last()], head_only=True)[0])
+
+    def trace(self, x) -> dict[str, np.ndarray]:
+        """Every layer's output by timm path, in forward order, as NumPy arrays. The kernels are those of `forward`, which only write more."""
+        parts: dict[str, list] = {}
+        with self.lock, device_errors():
+            for _, ready in self._groups(x, None, False):
+                for path, y in ready.plan.tensors.items():
+                    whole = self._slice(y).copy_to_host(stream=self.stream).reshape(y.n, y.h, y.w, y.pitch)
+                    parts.setdefault(path, []).append(np.ascontiguousarray(whole[..., :y.c].transpose(0, 3, 1, 2)))
+        return {path: np.concatenate(arrays) for path, arrays in parts.items()}
+
+    def plan(self, size: tuple[int, int, int], n: int = 1, runs: int = 21) -> Forecast:
+        """The launches for n pictures of `size` (C, H, W), what they should take, and what they take together here, median of `runs`."""
+        with self.lock, device_errors():
+            ready, times = self._ready(n, size, [self._last()], False), []
+            start, end = cuda.event(), cuda.event()
+            for _ in range(0 if SIMULATOR else runs + 2):
+                start.record(self.stream)
+                self._run(ready, None)
+                end.record(self.stream)
+                end.synchronize()
+                times.append(cuda.event_elapsed_time(start, end))
+        return Forecast(self.variant.name, (ready.plan.n, *size), self.gpu, [launch.expected for launch in ready.plan.launches],
+                        float(np.median(times[2:])) if times else None)
+
+    def on_device(self, x):
+        """x, which has `__cuda_array_interface__`, as an array of numba-cuda's, without a copy."""
+        return as_device_array(x)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------------
+
+    def _last(self) -> str:
+        return "head.fc" if "head.fc.weight" in self.params else "head.global_pool"
+
+    def _flat(self, y):
+        """(N, K, 1, 1) → (N, K), if there is a global pool."""
+        return y.reshape(*y.shape[:2]) if self.global_pool else y
+
+    def _maps(self, x, wanted: list[str], head_only: bool = False) -> list:
+        """What is called `wanted`, each (N, C, P, Q), of the pictures x, or of the feature maps x."""
+        with self.lock, device_errors():
+            maps, empty = [], cuda.device_array if is_on_device(x) else np.empty
+            if not len(x):
+                plan = self._plan(1, x.shape[1:], wanted, head_only)
+                return [empty((0, *shape[1:]), np.float32) for _, shape in plan.outputs.values()]
+            for start, ready in self._groups(x, wanted, head_only):
+                n = ready.plan.n
+                maps = maps or [empty((len(x), *ready.views[path].shape[1:]), np.float32) for path in wanted]
+                for y, path in zip(maps, wanted):
+                    if is_on_device(x):
+                        y[start:start + n].copy_to_device(ready.views[path], stream=self.stream)
+                    else:
+                        ready.views[path].copy_to_host(y[start:start + n], stream=self.stream)
+            self.stream.synchronize()
+        return maps
+
+    def _groups(self, x, wanted: list[str] | None, head_only: bool):
+        """Run the plan on the pictures x, as many at a time as fit: gives (number of the first, Ready) after each."""
+        start = 0
+        while start < len(x):
+            ready = self._ready(len(x) - start, x.shape[1:], wanted, head_only)
+            part = x[start:start + ready.plan.n]
+            if not is_on_device(x):
+                self._slice(ready.plan.source, part.shape).copy_to_device(np.ascontiguousarray(part), stream=self.stream)
+                part = None
+            self._run(ready, part)
+            yield start, ready
+            start += ready.plan.n
+
+    def _plan(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Plan:
+        return Plan(self.variant, self.shapes, n, *size, self.gpu, output_stride=self.output_stride, global_pool=self.global_pool,
+                    wanted=wanted, head_only=head_only)
+
+    def _ready(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Ready:
+        """A bound plan for n pictures of `size` (C, H, W), or for as many of them as fit at a time. Raises DeviceError if not even one does."""
+        what = (tuple(size), None if wanted is None else tuple(wanted), head_only)
+        limit = self.limits.get(what, GROUP)
+        n = ceil(n / ceil(n / limit))                             # groups of like size need one plan
+        while (n, what) not in self.plans:
+            plan = self._plan(n, size, wanted, head_only)
+            try:
+                if plan.largest >= LARGEST:
+                    raise DeviceError(f"too large for the cuda backend: an array of {plan.largest:,} numbers, which counts to {LARGEST:,}")
+                self.plans[n, what] = self._bind(plan)
+                if len(self.plans) > KEPT_PLANS:
+                    self.plans.popitem(last=False)
+            except Exception as error:
+                if not (isinstance(error, DeviceError) or out_of_memory(error)) or n == 1:
+                    raise
+                n = self.limits[what] = ceil(n / 2)
+        self.plans.move_to_end((n, what))
+        return self.plans[n, what]
+
+    def _bind(self, plan: Plan) -> Ready:
+        """Allocate what the plan needs and isn't there, and give its launches their arguments. A larger workspace makes older plans void."""
+        if self.workspace is None or self.workspace.size < plan.size:
+            self.plans.clear()
+            self.workspace = None                                 # the old one's memory first
+            self.workspace = cuda.device_array(plan.size, np.float32)
+        if self.nothing is None:
+            self.nothing = cuda.to_device(np.full(4, np.nan, np.float32))
+        launches = [(launch.kernel, launch.grid, [self._argument(arg) for arg in launch.args]) for launch in plan.launches]
+        n, c, h, w = plan.shape
+        launches[0][2][0] = launches[0][2][0].reshape(n, c, h, w)
+        return Ready(plan, launches, {path: self._slice(y, shape) for path, (y, shape) in plan.outputs.items()})
+
+    def _argument(self, arg):
+        if isinstance(arg, Activation):
+            return self._slice(arg)
+        if isinstance(arg, Constant):
+            return self._constant(arg)
+        return self.nothing if arg is None else np.int32(arg)
+
+    def _slice(self, y: Activation, shape: tuple | None = None):
+        """Its place in the workspace: flat, or of a shape."""
+        flat = self.workspace[y.base:y.base + (y.floats if shape is None else int(np.prod(shape)))]
+        return flat if shape is None else flat.reshape(*shape)
+
+    def _constant(self, constant: Constant):
+        """On the device, uploaded when it is first asked for."""
+        if constant not in self.constants:
+            kind, path = constant.kind, constant.path
+            if kind in ("weight", "rows"):
+                array = pack_weight(self.params[f"{path}.weight"], rows=kind == "rows")
+            else:
+                vector = self.params[f"{path}.bias"] if kind == "bias" else scale_and_shift(self.params, path)[kind == "shift"]
+                array = np.pad(vector, (0, -len(vector) % 4)).astype(np.float32)
+            self.constants[constant] = cuda.to_device(array)
+        return self.constants[constant]
+
+    def _run(self, ready: Ready, pictures) -> None:
+        """All launches of a plan, on `pictures` (n, C, H, W) on the device, or on what lies in the plan's own place for them."""
+        (kernel, grid, args), *others = ready.launches
+        kernel[grid, kernel.block, self.stream](args[0] if pictures is None else pictures, *args[1:])
+        if ready.passes == 1:                                     # the first pass has compiled and loaded every kernel
+            ready.graph = record(others)
+        if ready.graph:
+            replay(ready.graph, self.stream)
+        else:
+            for kernel, grid, args in others:
+                kernel[grid, kernel.block, self.stream](*args)
+        ready.passes += 1
+
+
+def this_gpu() -> GPU:
+    """The current device. Raises DeviceError, saying why, if there is none that can be used."""
+    available = is_available()
+    if not available:
+        raise DeviceError(f"the cuda backend can't run: {available.reason}; backend='numba' runs on the CPU")
+    if SIMULATOR:
+        return GPUS["A100"]
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    return gpu_like(name, tuple(device.compute_capability), device.MULTIPROCESSOR_COUNT)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of the driver's says that the device's memory is full."""
+    return isinstance(error, MemoryError) or "OUT_OF_MEMORY" in str(error).upper().replace(" ", "_")
+
+
+@contextmanager
+def device_errors():
+    """Turn what the driver raises into a DeviceError of one line."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error):
+            raise DeviceError("out of memory on the GPU: a single picture of this size doesn't fit into what other programs leave; "
+                              "backend='numba' runs on the CPU") from error
+        if type(error).__module__.startswith(("numba.cuda.cudadrv", "cuda.")):
+            raise DeviceError(f"the GPU's driver: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise
