@@ -13,6 +13,8 @@ Source: NVIDIA, "CUDA C++ Programming Guide", device memory accesses; LLVM langu
 from __future__ import annotations
 
 import math
+import warnings
+from contextlib import nullcontext, suppress
 
 import numpy as np
 
@@ -150,9 +152,32 @@ def as_device_array(x):
     return x if getattr(x, "__cuda_ndarray__", False) else cuda.as_cuda_array(x)
 
 
+def configured(kernel, grid: tuple[int, ...], stream):
+    """`kernel`, to be called with its arguments: a launch on `stream` of `grid` blocks of its own shape."""
+    if SIMULATOR:
+        return lambda *args: kernel[grid, kernel.block](*args)
+    from numba.cuda.core.errors import NumbaPerformanceWarning
+
+    with warnings.catch_warnings():                               # of grids that are small, which small pictures have
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        return kernel[grid, kernel.block, stream]
+
+
+def announced():
+    """Context: tells the user when numba-cuda begins to compile."""
+    if SIMULATOR:
+        return nullcontext()
+    from numba.cuda.core.event import Listener, install_listener
+
+    from npresnet.fast.engine import Announcement
+
+    Listener.register(Announcement)                               # numba-cuda has a copy of Numba's events
+    return install_listener("numba-cuda:run_pass", Announcement("the CUDA kernels"))
+
+
 def record(launches: list[tuple]):
-    """A CUDA graph of `launches`, each (kernel, grid, arguments), which must all have run before; None in the simulator. The arguments have
-    to stay where they are for as long as the graph is used."""
+    """A CUDA graph of `launches`, each (kernel, grid, arguments), which must all have run before; None in the simulator, or, with a
+    warning, where the driver doesn't record. The arguments have to stay where they are for as long as the graph is used."""
     if SIMULATOR:
         return None
     from cuda.core import Device
@@ -160,17 +185,23 @@ def record(launches: list[tuple]):
     device = Device(cuda.current_context().device.id)
     device.set_current()
     builder = device.create_graph_builder()
-    builder.begin_building()
-    for kernel, grid, args in launches:
-        kernel[grid, kernel.block, builder](*args)
-    return builder.end_building().complete()
+    try:
+        builder.begin_building()
+        for kernel, grid, args in launches:
+            configured(kernel, grid, builder.stream)(*args)
+        return builder.end_building().complete()
+    except Exception as error:                                    # the same launches one by one are slower, but no less right
+        with suppress(Exception):                                 # closing says again that recording has failed
+            builder.close()
+        warnings.warn(f"no CUDA graph could be recorded ({type(error).__name__}: {error}); kernels are launched one by one", stacklevel=2)
+        return None
 
 
 def replay(graph, stream) -> None:
     """Launch a recorded graph on numba-cuda's `stream`."""
     from cuda.core import Stream
 
-    graph.launch(Stream.from_handle(stream.handle.value))
+    graph.launch(Stream.from_handle(int(stream.handle)))
 
 
 def compile_ptx(kernel, cc: tuple[int, int]) -> str:

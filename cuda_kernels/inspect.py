@@ -1,11 +1,13 @@
 """What the compiler made of each kernel, without a GPU: python -m cuda_kernels.inspect [--cc 7.5 8.0 9.0 10.0] [--json]
 
-numba-cuda compiles to PTX, ptxas (wheel nvidia-cuda-nvcc) assembles it, nvdisasm (wheel triton) prints the machine code. The table:
+numba-cuda compiles to PTX, ptxas (wheel nvidia-cuda-nvcc) assembles it, nvdisasm (its own wheel) prints the machine code. The table:
 
     regs       registers a thread          stack, spill   bytes a thread keeps in memory for want of registers: should be 0
     shared     bytes a block               blocks         that fit on a multiprocessor, and what limits them
     FFMA …     instructions of one turn of the main loop: the smallest loop among those with the most FFMA
     FFMA %     multiply-adds among all of them             FFMA/LDS   multiply-adds for each load from shared memory
+
+With --gpu it prints what resnetv2_50 should take there, launch by launch, by the model of `performance`, and what that assumes.
 
 Source of the limits: NVIDIA, "CUDA C++ Programming Guide", table "Technical specifications per compute capability".
 """
@@ -19,6 +21,9 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+
+from .performance import GPUS, Forecast
+from .performance import __doc__ as MODEL
 
 CAPABILITIES = ("7.5", "8.0", "9.0", "10.0")
 LIMITS = {"7.5": (1024, 16, 64 * 1024, 0), "8.0": (2048, 32, 164 * 1024, 1024), "9.0": (2048, 32, 228 * 1024, 1024),
@@ -34,14 +39,23 @@ class MissingTool(Exception):
 
 def tool(name: str) -> Path:
     """Path of `ptxas` or `nvdisasm` inside the wheel that brings it. Raises MissingTool."""
-    package, wheel, places = {"ptxas": ("nvidia", "nvidia-cuda-nvcc", ("cu*/bin/ptxas", "cuda_nvcc/bin/ptxas")),
-                              "nvdisasm": ("triton", "triton", ("backends/nvidia/bin/nvdisasm",))}[name]
-    spec = find_spec(package)
+    wheel, places = {"ptxas": ("nvidia-cuda-nvcc", ("cu*/bin/ptxas", "cuda_nvcc/bin/ptxas")),
+                     "nvdisasm": ("nvidia-cuda-nvdisasm", ("cu*/bin/nvdisasm",))}[name]
+    spec = find_spec("nvidia")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for place in places:
             for path in sorted(Path(folder).glob(place)):
                 return path
     raise MissingTool(f"{name} is not installed: pip install 'npresnet[cuda-inspect]' (it comes with the wheel {wheel})")
+
+
+def kernels() -> dict:
+    """name → every kernel of the package, in reading order."""
+    from . import conv2d, layout, norm, pool
+    return {kernel.name: kernel for kernel in (
+        conv2d.naive, conv2d.im2col, conv2d.tiled_gemm, conv2d.implicit_gemm, *conv2d.GENERAL.values(), *conv2d.POINTWISE.values(),
+        *conv2d.ROWS.values(), norm.norm_act, norm.sum_splits, pool.max_pool, pool.avg_pool, pool.global_pool, layout.channels_last,
+        layout.channels_first)}
 
 
 def instructions(sass: str) -> list[tuple[int, str, int | None]]:
@@ -76,22 +90,24 @@ def blocks(cc: str, threads: int, registers: int, shared: int) -> tuple[int, str
     return fits[limit], limit
 
 
-def inspect(name: str, cc: str) -> dict:
-    """Compile the kernel `name` of `conv2d.signatures()` for `cc`: the table's row. Raises MissingTool, ImportError."""
-    ptxas, nvdisasm = tool("ptxas"), tool("nvdisasm")
+def inspect(kernel, cc: str) -> dict:
+    """Compile one of `kernels()` for `cc`: the table's row. Raises MissingTool."""
     from .backend import compile_ptx
-    from .conv2d import signatures
-    kernel, signature, threads = signatures()[name]
+    ptxas, nvdisasm = tool("ptxas"), tool("nvdisasm")
     major, minor = map(int, cc.split("."))
     with tempfile.TemporaryDirectory() as folder:
         ptx, cubin = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
-        ptx.write_text(compile_ptx(kernel, signature, (major, minor)))
-        said = subprocess.run([ptxas, "-v", f"-arch=sm_{major}{minor}", ptx, "-o", cubin], capture_output=True, text=True, check=True).stderr
+        try:
+            ptx.write_text(compile_ptx(kernel, (major, minor)))
+        except RuntimeError as error:                             # cuda.pathfinder's, when there is no compiler library
+            raise MissingTool(f"numba-cuda can't compile ({str(error).splitlines()[0]}): pip install 'npresnet[cuda-inspect]'") from error
+        command = [ptxas, "-v", f"-arch=sm_{major}{minor}", ptx, "-o", cubin]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         sass = subprocess.run([nvdisasm, "-c", cubin], capture_output=True, text=True, check=True).stdout
     number = lambda pattern: max((int(found) for found in re.findall(pattern, said)), default=0)
-    row = dict(cc=cc, kernel=name, registers=number(r"Used (\d+) registers"), stack=number(r"(\d+) bytes stack frame"),
-               spills=number(r"(\d+) bytes spill"), shared=number(r"(\d+) bytes smem"), threads=threads)
-    row["blocks"], row["limit"] = blocks(cc, threads, row["registers"], row["shared"])
+    row = dict(cc=cc, kernel=kernel.name, registers=number(r"Used (\d+) registers"), stack=number(r"(\d+) bytes stack frame"),
+               spills=number(r"(\d+) bytes spill"), shared=number(r"(\d+) bytes smem"), threads=kernel.threads)
+    row["blocks"], row["limit"] = blocks(cc, kernel.threads, row["registers"], row["shared"])
     body = main_loop(instructions(sass))
     count = lambda *starts: sum(op.startswith(starts) for op in body)
     row |= dict(loop=len(body), ffma=count("FFMA"), lds=count("LDS"), ldg=count("LDG"), sts=count("STS"), integer=count(*INTEGER))
@@ -101,28 +117,51 @@ def inspect(name: str, cc: str) -> dict:
 
 def table(rows: list[dict]) -> str:
     """The rows as text."""
-    lines = [f"{'cc':5}{'kernel':18}{'regs':>5}{'stack':>6}{'spill':>6}{'shared':>8}{'blocks':>7} {'limit':14}{'loop':>6}{'FFMA':>6}{'LDS':>5}{'LDG':>5}"
-             f"{'STS':>5}{'int':>5}{'FFMA %':>8}{'FFMA/LDS':>10}"]
-    for r in rows:
-        lines.append(f"{r['cc']:5}{r['kernel']:18}{r['registers']:5}{r['stack']:6}{r['spills']:6}{r['shared']:8}{r['blocks']:7} {r['limit']:14}"
-                     f"{r['loop']:6}{r['ffma']:6}{r['lds']:5}{r['ldg']:5}{r['sts']:5}{r['integer']:5}{100 * r['ffma_share']:8.1f}{'–' if r['ffma_per_lds'] is None else format(r['ffma_per_lds'], '.1f'):>10}")
-    return "\n".join(lines)
+    from npresnet.table import format_table
+    names = ("cc", "kernel", "limit", "blocks", "registers", "stack", "spills", "shared", "loop", "ffma", "lds", "ldg", "sts", "integer")
+    heads = ("cc", "kernel", "limited by", "blocks", "regs", "stack", "spill", "shared", "loop", "FFMA", "LDS", "LDG", "STS", "int")
+    cells = [(*heads, "FFMA %", "FFMA/LDS")]
+    for row in rows:
+        each = "–" if row["ffma_per_lds"] is None else f"{row['ffma_per_lds']:.1f}"
+        cells.append((*(str(row[name]) for name in names), f"{100 * row['ffma_share']:.1f}", each))
+    return format_table(cells, right=3)
+
+
+def forecasts(gpu: str, batches: list[int]) -> list[Forecast]:
+    """What resnetv2_50 should take on a GPU of that name, for each number of 224×224 pictures."""
+    from npresnet.variants import VARIANTS, parameter_shapes
+
+    from .plan import Plan
+    variant = VARIANTS["resnetv2_50"]
+    found = []
+    for n in batches:
+        plan = Plan(variant, parameter_shapes(variant), n, 3, 224, 224, GPUS[gpu], wanted=["head.fc"])
+        found.append(Forecast(variant.name, plan.shape, GPUS[gpu], [launch.expected for launch in plan.launches]))
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 0 done, 1 something is missing."""
-    parser = argparse.ArgumentParser(prog="python -m cuda_kernels.inspect", description="compile every CUDA kernel without a GPU and print what became of it",
-                                     epilog="example: python -m cuda_kernels.inspect --cc 8.0 9.0")
+    parser = argparse.ArgumentParser(prog="python -m cuda_kernels.inspect", epilog="example: python -m cuda_kernels.inspect --cc 8.0 9.0",
+                                     description="compile every CUDA kernel without a GPU and print what became of it")
     parser.add_argument("--cc", nargs="+", choices=CAPABILITIES, default=CAPABILITIES, help="compute capabilities (default: all)")
+    parser.add_argument("--gpu", choices=GPUS, help="print what resnetv2_50 should take there instead")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 64], metavar="N", help="pictures, for --gpu (default: 1 8 64)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
+    if min(args.batch) < 1:
+        parser.error("--batch: at least one picture")
     try:
-        from .conv2d import signatures
-        rows = [inspect(name, cc) for cc in args.cc for name in signatures()]
+        if args.gpu:
+            found = forecasts(args.gpu, args.batch)
+            data, text = [forecast.as_dict() for forecast in found], "\n\n".join([*map(str, found), MODEL.strip()])
+        else:
+            data = [inspect(kernel, cc) for cc in args.cc for kernel in kernels().values()]
+            text = table(data)
     except (ImportError, MissingTool) as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps(rows, indent=1) if args.json else table(rows))
+    print(json.dumps(data, indent=1) if args.json else text)
     return 0
 
 

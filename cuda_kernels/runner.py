@@ -25,9 +25,9 @@ from npresnet.fast.packing import scale_and_shift
 from npresnet.variants import Variant
 
 from . import is_available
-from .backend import SIMULATOR, as_device_array, cuda, is_on_device, record, replay
+from .backend import SIMULATOR, announced, as_device_array, configured, cuda, is_on_device, record, replay
 from .conv2d import pack_weight
-from .performance import GPU, GPUS, Forecast, gpu_like
+from .performance import GPU, Forecast, gpu_like
 from .plan import LARGEST, Activation, Constant, Plan
 
 GROUP = 64                                                        # pictures at a time, at most: more of them wouldn't be faster
@@ -166,7 +166,11 @@ class Runner:
                 if len(self.plans) > KEPT_PLANS:
                     self.plans.popitem(last=False)
             except Exception as error:
-                if not (isinstance(error, DeviceError) or out_of_memory(error)) or n == 1:
+                full = out_of_memory(error)
+                if n == 1 and full:
+                    raise DeviceError(f"out of memory on the GPU: a picture of {'×'.join(map(str, size))} needs {4 * plan.size / 1e6:.0f} MB "
+                                      f"beside the weights; backend='numba' runs on the CPU") from error
+                if n == 1 or not (full or isinstance(error, DeviceError)):
                     raise
                 n = self.limits[what] = ceil(n / 2)
         self.plans.move_to_end((n, what))
@@ -212,14 +216,14 @@ class Runner:
     def _run(self, ready: Ready, pictures) -> None:
         """All launches of a plan, on `pictures` (n, C, H, W) on the device, or on what lies in the plan's own place for them."""
         (kernel, grid, args), *others = ready.launches
-        kernel[grid, kernel.block, self.stream](args[0] if pictures is None else pictures, *args[1:])
         if ready.passes == 1:                                     # the first pass has compiled and loaded every kernel
             ready.graph = record(others)
+        with announced():
+            configured(kernel, grid, self.stream)(args[0] if pictures is None else pictures, *args[1:])
+            for kernel, grid, args in () if ready.graph else others:
+                configured(kernel, grid, self.stream)(*args)
         if ready.graph:
             replay(ready.graph, self.stream)
-        else:
-            for kernel, grid, args in others:
-                kernel[grid, kernel.block, self.stream](*args)
         ready.passes += 1
 
 
@@ -228,8 +232,8 @@ def this_gpu() -> GPU:
     available = is_available()
     if not available:
         raise DeviceError(f"the cuda backend can't run: {available.reason}; backend='numba' runs on the CPU")
-    if SIMULATOR:
-        return GPUS["A100"]
+    if SIMULATOR:                                                 # few multiprocessors: fewer blocks to simulate
+        return gpu_like("Numba's simulator", (8, 0), 4)
     device = cuda.get_current_device()
     name = device.name.decode() if isinstance(device.name, bytes) else device.name
     return gpu_like(name, tuple(device.compute_capability), device.MULTIPROCESSOR_COUNT)
@@ -247,8 +251,7 @@ def device_errors():
         yield
     except Exception as error:
         if out_of_memory(error):
-            raise DeviceError("out of memory on the GPU: a single picture of this size doesn't fit into what other programs leave; "
-                              "backend='numba' runs on the CPU") from error
+            raise DeviceError("out of memory on the GPU; backend='numba' runs on the CPU") from error
         if type(error).__module__.startswith(("numba.cuda.cudadrv", "cuda.")):
             raise DeviceError(f"the GPU's driver: {type(error).__name__}: {' '.join(str(error).split())}") from error
         raise

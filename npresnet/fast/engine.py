@@ -166,7 +166,7 @@ class Engine:
     def _load(self, crew: list[Ready]) -> list[Ready]:
         """Pack the weights and load the compiled function, or compile it, before threads need them."""
         try:
-            with announced("numba:compile", Announcement()):
+            with announced("numba:compile", Announcement("the fast engine")):
                 L.run(crew[0].plan.ops[:0], crew[0].plan.offs, self.packed.array(self.threads), crew[0].workspace, crew[0].workspace,
                       crew[0].sync, 1, 0)
         except Exception as error:                                        # from unpickling something damaged, anything can come
@@ -202,14 +202,14 @@ class Engine:
 
 
 class Announcement(Listener):
-    """Tells the user what takes so long, when Numba begins to compile."""
+    """Tells the user what takes so long, when Numba begins to compile `what`."""
 
-    def __init__(self):
-        self.told = False
+    def __init__(self, what: str):
+        self.what, self.told = what, False
 
     def on_start(self, event) -> None:
         if not self.told:
-            print("npresnet: compiling the fast engine for this machine; this takes some seconds, once", file=sys.stderr, flush=True)
+            print(f"npresnet: compiling {self.what} for this machine; this takes some seconds, once", file=sys.stderr, flush=True)
         self.told = True
 
     def on_end(self, event) -> None:
