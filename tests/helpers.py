@@ -8,9 +8,9 @@ import numpy as np
 
 from npresnet import variants
 
-BACKENDS = ["numpy", "numba"]                                     # every backend runs the same tests; cuda joins here
-LAYER_TOLERANCE = {"numpy": 5e-6, "numba": 1e-4}
-LOGITS_TOLERANCE = {"numpy": 5e-6, "numba": 5e-5}
+BACKENDS = ["numpy", "numba", "cuda"]                             # every backend runs the same tests; see conftest.py for cuda
+LAYER_TOLERANCE = {"numpy": 5e-6, "numba": 1e-4, "cuda": 1e-5}
+LOGITS_TOLERANCE = {"numpy": 5e-6, "numba": 5e-5, "cuda": 1e-5}
 
 
 def assert_close(what: str, got: np.ndarray, want: np.ndarray, tolerance: float) -> float:
