@@ -142,7 +142,8 @@ def jit(signature: tuple, block: int | tuple[int, int], resident: int = 1):
                 kernel = cuda.jit(launch_bounds=(threads, resident), cache=True)(function)
             except RuntimeError:                                  # nowhere to write: compile anew in each process
                 kernel = cuda.jit(launch_bounds=(threads, resident))(function)
-        kernel.name, kernel.signature, kernel.block, kernel.threads, kernel.resident = function.__name__, signature, block_shape, threads, resident
+        kernel.name, kernel.signature = function.__name__, signature
+        kernel.block, kernel.threads, kernel.resident = block_shape, threads, resident
         return kernel
     return make
 

@@ -199,8 +199,8 @@ def network_kernel(name: str, tile_m: int, tile_k: int, pointwise: bool = False,
     (c) Loads for the next step start before this step's products and arrive behind them. (d) Bias, shortcut and the next batch norm and
     ReLU are applied to the sums while they are in registers (`norm.finish`), which saves writing and reading them again. (e) The eight
     products of a step are written out: 512 FFMA behind one another. (f) Where there are few pixels, blocks share out the products too
-    (`share` steps each, along the grid's third axis) and leave partial sums to `norm.sum_splits`. 76 to 82 % of the main loop are FFMA,
-    16 for each load from shared memory, 136 to 148 registers, no stack; held to 128 registers it spilled 12 to 40 bytes.
+    (`share` steps each, along the grid's third axis) and leave partial sums to `norm.sum_splits`. 79 to 83 % of the main loop are FFMA,
+    16 for each load from shared memory, 140 to 153 registers, no stack; held to 128 registers it spilled 12 to 40 bytes.
 
     kernel(x, weight, bias, residual, scale, shift, y, y2: flat float32; the rest int32). x (N, H, W, c), c a multiple of 4; weight as
     `pack_weight` makes it; bias, scale, shift (k_all,), k_all a multiple of 4; residual, y, y2 (pixels, k_all), where pixels = N·P·Q; flags
@@ -215,7 +215,8 @@ def network_kernel(name: str, tile_m: int, tile_k: int, pointwise: bool = False,
     next_pixel, next_row = threads // 2, threads * 4 // tile_k
     two_w = next_row < DEPTH                                      # a thread fetches 2 × 4 floats of x, and 1 × 4 or 2 × 4 weights
 
-    def kernel(x, weight, bias, residual, scale, shift, y, y2, pixels, h, w, c, k_all, p, q, r_all, s_all, stride, pad, dilation, share, flags):
+    def kernel(x, weight, bias, residual, scale, shift, y, y2, pixels, h, w, c, k_all, p, q, r_all, s_all, stride, pad, dilation,
+               share, flags):
         tile_x = cuda.shared.array(both_x, f32, ALIGN)
         tile_w = cuda.shared.array(both_w, f32, ALIGN)
         t = i32(cuda.threadIdx.x)

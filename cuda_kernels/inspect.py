@@ -84,8 +84,8 @@ def blocks(cc: str, threads: int, registers: int, shared: int) -> tuple[int, str
     """Blocks that fit on a multiprocessor, and what limits them. Registers are given out by the warp, 256 at a time."""
     all_threads, all_blocks, all_shared, reserved = LIMITS[cc]
     warps = -(-threads // 32)
-    fits = {"registers": REGISTERS // (-(-registers * 32 // 256) * 256 * warps), "threads": all_threads // (warps * 32), "blocks": all_blocks,
-            "shared memory": all_shared // (shared + reserved) if shared + reserved else all_blocks}
+    fits = {"registers": REGISTERS // (-(-registers * 32 // 256) * 256 * warps), "threads": all_threads // (warps * 32),
+            "blocks": all_blocks, "shared memory": all_shared // (shared + reserved) if shared + reserved else all_blocks}
     limit = min(fits, key=fits.get)
     return fits[limit], limit
 

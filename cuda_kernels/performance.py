@@ -14,7 +14,7 @@ Source of the GPUs' figures: NVIDIA's whitepapers on Turing, Ampere (GA100), Hop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 
 STEP = 650                                                        # instructions of a step of rung 4's main loop, as `inspect` counts
@@ -93,8 +93,9 @@ class Forecast:
 
     def as_dict(self) -> dict:
         """All of it in plain types, for JSON."""
-        return dict(model=self.model, input_size=list(self.input_size), gpu=vars(self.gpu), ms=self.ms, ms_a_picture=self.ms / self.input_size[0],
-                    tflops=self.gflop / self.ms, measured_ms=self.measured, launches=[vars(launch) for launch in self.launches])
+        return dict(model=self.model, input_size=list(self.input_size), gpu=asdict(self.gpu), ms=self.ms,
+                    ms_a_picture=self.ms / self.input_size[0], tflops=self.gflop / self.ms, measured_ms=self.measured,
+                    launches=[asdict(launch) for launch in self.launches])
 
     @property
     def gflop(self) -> float:
@@ -111,6 +112,6 @@ class Forecast:
         """One line: the pass as a whole."""
         n, g = self.input_size[0], self.gpu
         measured = "" if self.measured is None else f"; measured: {self.measured:.2f} ms"
-        return (f"{self.model}, {'×'.join(map(str, self.input_size))}, {g.name} ({g.multiprocessors} multiprocessors, {g.tflops:.1f} TFLOP/s, "
-                f"{g.gb_s:.0f} GB/s): expected {self.ms:.2f} ms, {self.ms / n:.3f} a picture, "
+        return (f"{self.model}, {'×'.join(map(str, self.input_size))}, {g.name} ({g.multiprocessors} multiprocessors, "
+                f"{g.tflops:.1f} TFLOP/s, {g.gb_s:.0f} GB/s): expected {self.ms:.2f} ms, {self.ms / n:.3f} a picture, "
                 f"{self.gflop / self.ms / g.tflops:.0%} of its arithmetic{measured}")

@@ -80,9 +80,10 @@ class Plan:
     """A forward pass over n pictures (c, h, w): the tensors called in `wanted` (timm's paths) are put out, and nothing behind the last of
     them is done; None: all layers are kept, each by itself.
 
-    shapes: of the parameters, by name. gpu: for which kernels are chosen. head_only: the pictures are feature maps, and only the head runs.
-    source: where the pictures lie, (N, C, H, W); the first launch reads it. launches: in order. tensors: path → Activation, in forward order. outputs: of what is wanted, path → where it is
-    put out as (N, C, H, W), contiguous, and that shape. size: floats of workspace. largest: floats of the largest array.
+    shapes: of the parameters, by name. gpu: for which kernels are chosen. head_only: the pictures are feature maps, and only the head
+    runs. source: where the pictures lie, (N, C, H, W); the first launch reads it. launches: in order. tensors: path → Activation, in
+    forward order. outputs: of what is wanted, path → where it is put out as (N, C, H, W), contiguous, and that shape. size: floats of
+    workspace. largest: floats of the largest array.
     """
 
     def __init__(self, variant: Variant, shapes: Mapping[str, tuple], n: int, c: int, h: int, w: int, gpu: GPU, *, output_stride: int = 32,
@@ -93,8 +94,8 @@ class Plan:
         self.tensors: dict[str, Activation] = {}
         self.outputs: dict[str, tuple[Activation, tuple]] = {}
         self.source, x = Activation(1, 1, 1, n * c * h * w), Activation(n, h, w, c)
-        self._launch("pictures", layout.channels_last, (ceil(h * w / layout.SIDE), ceil(x.pitch / layout.SIDE), n), (self.source, x, x.pitch),
-                     moved=self.source.floats + x.floats)
+        self._launch("pictures", layout.channels_last, (ceil(h * w / layout.SIDE), ceil(x.pitch / layout.SIDE), n),
+                     (self.source, x, x.pitch), moved=self.source.floats + x.floats)
         if head_only:
             self.tensors["norm"] = x
             self._head(x)
@@ -236,8 +237,8 @@ class Plan:
 
     def _global_pool(self, path: str, x: Activation) -> Activation:
         y = self.tensors[path] = Activation(x.n, 1, 1, x.c * (2 if self.global_pool == "catavgmax" else 1))
-        self._launch(path, pool.global_pool, (ceil(x.pitch / 4 / pool.QUADS), x.n), (x, y, x.h * x.w, x.pitch, y.pitch, POOLS[self.global_pool]),
-                     moved=x.floats + y.floats)
+        self._launch(path, pool.global_pool, (ceil(x.pitch / 4 / pool.QUADS), x.n),
+                     (x, y, x.h * x.w, x.pitch, y.pitch, POOLS[self.global_pool]), moved=x.floats + y.floats)
         return y
 
     # --- launches and places ------------------------------------------------------------------------------------------------------

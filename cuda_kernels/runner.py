@@ -81,7 +81,7 @@ class Runner:
         return self._flat(self._maps(features, ["head.global_pool" if pre_logits else self._last()], head_only=True)[0])
 
     def trace(self, x) -> dict[str, np.ndarray]:
-        """Every layer's output by timm path, in forward order, as NumPy arrays. The kernels are those of `forward`, which only write more."""
+        """Every layer's output by timm path, in forward order, as NumPy arrays. The kernels are those of `forward`; they only write more."""
         parts: dict[str, list] = {}
         with self.lock, device_errors():
             for _, ready in self._groups(x, None, False):
@@ -153,7 +153,7 @@ class Runner:
                     wanted=wanted, head_only=head_only)
 
     def _ready(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Ready:
-        """A bound plan for n pictures of `size` (C, H, W), or for as many of them as fit at a time. Raises DeviceError if not even one does."""
+        """A bound plan for n pictures of `size` (C, H, W), or for as many as fit at a time. Raises DeviceError if not even one does."""
         what = (tuple(size), None if wanted is None else tuple(wanted), head_only)
         limit = self.limits.get(what, GROUP)
         n = ceil(n / ceil(n / limit))                             # groups of like size need one plan
@@ -168,8 +168,8 @@ class Runner:
             except Exception as error:
                 full = out_of_memory(error)
                 if n == 1 and full:
-                    raise DeviceError(f"out of memory on the GPU: a picture of {'×'.join(map(str, size))} needs {4 * plan.size / 1e6:.0f} MB "
-                                      f"beside the weights; backend='numba' runs on the CPU") from error
+                    raise DeviceError(f"out of memory on the GPU: a picture of {'×'.join(map(str, size))} needs "
+                                      f"{4 * plan.size / 1e6:.0f} MB beside the weights; backend='numba' runs on the CPU") from error
                 if n == 1 or not (full or isinstance(error, DeviceError)):
                     raise
                 n = self.limits[what] = ceil(n / 2)
@@ -177,7 +177,7 @@ class Runner:
         return self.plans[n, what]
 
     def _bind(self, plan: Plan) -> Ready:
-        """Allocate what the plan needs and isn't there, and give its launches their arguments. A larger workspace makes older plans void."""
+        """Allocate what the plan needs and isn't there, give its launches their arguments. A larger workspace makes older plans void."""
         if self.workspace is None or self.workspace.size < plan.size:
             self.plans.clear()
             self.workspace = None                                 # the old one's memory first

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .model import ResNetV2
 
 DONE, FAILED, USAGE = 0, 1, 2
-TOLERANCES = {"timm": 5e-6, "numba": 1e-4}                        # what `compare` allows, by what it compares with
+TOLERANCES = {"timm": 5e-6, "numba": 1e-4, "cuda": 1e-5}          # what `compare` allows, by what it compares with
 PICTURES = {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".ico", ".tga"}
 
 
@@ -108,9 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("pictures", nargs="+", metavar="PHOTO", help="picture files, or folders of them")
     model_options(sub)
     sub.add_argument("--against", choices=tuple(TOLERANCES), default="timm",
-                     help="what to hold the NumPy reference against: timm, which has to be installed, or the numba backend (default: timm)")
+                     help="what to hold the NumPy reference against: timm, which has to be installed, or another backend (default: timm)")
     sub.add_argument("--tolerance", type=float, metavar="Δ", help="largest difference, as a share of a layer's largest magnitude "
-                     "(default: 5e-6 against timm, 1e-4 against numba)")
+                     "(default: 5e-6 against timm, 1e-4 against numba, 1e-5 against cuda)")
 
     sub = command("bench", bench, "measure how fast it is on this machine, beside other runtimes",
                   "npresnet bench --batch 1 --only numba numba-exact")

@@ -17,8 +17,9 @@ import numpy as np
 
 from .errors import DeviceError, MissingDependencyError, WeightsError
 from .network import Network, no_tap
-from .variants import (COUNTER, DEMO, GLOBAL_POOLS, Variant, count_parameters, find_variant, parameter_shapes, pretrained_cfg)
-from .weights import adapt_input_conv, check_weights, read_weights, write_weights
+from .variants import (COUNTER, DEMO, GLOBAL_POOLS, FeatureInfo, Variant, count_parameters, find_variant, parameter_shapes,
+                       pretrained_cfg, take_indices)
+from .weights import adapt_input_conv, check_weights, initial_state, read_weights, write_weights
 
 BACKENDS = ("numpy", "numba", "cuda")
 
@@ -27,26 +28,6 @@ class IncompatibleKeys(NamedTuple):
     """What `load_state_dict(strict=False)` found: tensors the model has and the state dict hasn't, and the other way round."""
     missing_keys: list[str]
     unexpected_keys: list[str]
-
-
-class FeatureInfo(list):
-    """timm's feature_info: a dict (num_chs, reduction, module, index) for each of the five feature maps, and those put out."""
-
-    def __init__(self, info: list[dict], out_indices: Sequence[int]):
-        super().__init__(info)
-        self.out_indices = tuple(out_indices)
-
-    def channels(self) -> list[int]:
-        """Channels of the maps put out."""
-        return [self[i]["num_chs"] for i in self.out_indices]
-
-    def reduction(self) -> list[int]:
-        """Picture pixels for one map pixel along one axis, of the maps put out."""
-        return [self[i]["reduction"] for i in self.out_indices]
-
-    def module_name(self) -> list[str]:
-        """Paths of the modules whose raw outputs the maps are."""
-        return [self[i]["module"] for i in self.out_indices]
 
 
 class ResNetV2:
@@ -249,7 +230,8 @@ class ResNetV2:
             raise ValueError(f"expected {what} of shape (N, {channels}, H, W), got {tuple(x.shape)}"
                              + ("; add the batch axis with x[None]" if x.ndim == 3 else ""))
         if x.dtype != np.float32:
-            raise ValueError(f"expected {what} of dtype float32, got {x.dtype} of shape {tuple(x.shape)}; convert with x.astype(np.float32)")
+            raise ValueError(f"expected {what} of dtype float32, got {x.dtype} of shape {tuple(x.shape)}; "
+                             "convert with x.astype(np.float32)")
         return x
 
     def __getstate__(self) -> dict:
@@ -329,9 +311,9 @@ def choose_backend(name: str) -> str:
         name = os.environ.get("NPRESNET_BACKEND") or ("cuda" if _gpu() else "numba")
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
-    if name == "cuda" and not _gpu():
-        missing = find_spec("numba_cuda") is None
-        raise (MissingDependencyError if missing else DeviceError)(f"backend 'cuda' can't be used: {_gpu().reason}; 'numba' runs on the CPU")
+    if name == "cuda" and not (found := _gpu()):
+        kind = MissingDependencyError if find_spec("numba_cuda") is None else DeviceError
+        raise kind(f"backend 'cuda' can't be used: {found.reason}; 'numba' runs on the CPU")
     return name
 
 
@@ -339,40 +321,3 @@ def _gpu():
     """`cuda_kernels.is_available()`: true, or false with a reason."""
     from cuda_kernels import is_available
     return is_available()
-
-
-def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Which of `count` maps are meant, in the network's order: None all, n the last n, or numbers, negative ones from the end.
-
-    Raises ValueError if one is out of range or there are none.
-    """
-    if indices is None:
-        return list(range(count))
-    if isinstance(indices, (int, np.integer)):
-        if not 1 <= indices <= count:
-            raise ValueError(f"the last {indices} maps were asked for: choose 1 to {count}")
-        return list(range(count - indices, count))
-    taken = sorted({i + count if i < 0 else i for i in indices})
-    if not taken or taken[0] < 0 or taken[-1] >= count:
-        raise ValueError(f"feature maps {list(indices)} were asked for: choose from {-count} to {count - 1}")
-    return taken
-
-
-def initial_state(shapes: Mapping[str, tuple], seed: int) -> dict[str, np.ndarray]:
-    """Random tensors as timm initialises them: He (fan out) for convolutions, σ = 0.01 for the classifier, batch norm the identity.
-
-    Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.2.
-    """
-    rng, state = np.random.default_rng(seed), {}
-    for name, shape in shapes.items():
-        if name.endswith(COUNTER):
-            array = np.zeros((), np.int64)
-        elif len(shape) == 4:                                                             # (K, C, R, S)
-            sigma = 0.01 if name.startswith("head.") else np.sqrt(2 / (shape[0] * shape[2] * shape[3]))
-            array = rng.standard_normal(shape, np.float32) * np.float32(sigma)
-        else:
-            ones = name.endswith("running_var") or (name.endswith(".weight"))
-            array = np.full(shape, 1.0 if ones else 0.0, np.float32)
-        array.flags.writeable = False
-        state[name] = array
-    return state

@@ -6,7 +6,9 @@ Source: timm `models/resnetv2.py` (1.0.31); He et al. 2016, "Identity Mappings i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 BOTTLENECK, BASIC = "bottleneck", "basic"
 COUNTER = "num_batches_tracked"
@@ -224,3 +226,40 @@ def pretrained_cfg(variant: Variant, tag: str, **changes) -> dict:
     if name in PRETRAINED:
         cfg["hf_hub_id"] = f"timm/{name}"
     return cfg | PRETRAINED.get(name, {}) | changes
+
+
+class FeatureInfo(list):
+    """timm's feature_info: a dict (num_chs, reduction, module, index) for each of the five feature maps, and those put out."""
+
+    def __init__(self, info: list[dict], out_indices: Sequence[int]):
+        super().__init__(info)
+        self.out_indices = tuple(out_indices)
+
+    def channels(self) -> list[int]:
+        """Channels of the maps put out."""
+        return [self[i]["num_chs"] for i in self.out_indices]
+
+    def reduction(self) -> list[int]:
+        """Picture pixels for one map pixel along one axis, of the maps put out."""
+        return [self[i]["reduction"] for i in self.out_indices]
+
+    def module_name(self) -> list[str]:
+        """Paths of the modules whose raw outputs the maps are."""
+        return [self[i]["module"] for i in self.out_indices]
+
+
+def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Which of `count` maps are meant, in the network's order: None all, n the last n, or numbers, negative ones from the end.
+
+    Raises ValueError if one is out of range or there are none.
+    """
+    if indices is None:
+        return list(range(count))
+    if isinstance(indices, Integral):
+        if not 1 <= indices <= count:
+            raise ValueError(f"the last {indices} maps were asked for: choose 1 to {count}")
+        return list(range(count - indices, count))
+    taken = sorted({i + count if i < 0 else i for i in indices})
+    if not taken or taken[0] < 0 or taken[-1] >= count:
+        raise ValueError(f"feature maps {list(indices)} were asked for: choose from {-count} to {count - 1}")
+    return taken

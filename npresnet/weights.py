@@ -218,3 +218,23 @@ def _hint(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> str
         if trunk == trunk_of(parameter_shapes(variant, num_classes=0)):
             return f"; the file looks like {variant.name}"
     return ""
+
+
+def initial_state(shapes: Mapping[str, tuple], seed: int) -> dict[str, np.ndarray]:
+    """Random tensors as timm initialises them: He (fan out) for convolutions, σ = 0.01 for the classifier, batch norm the identity.
+
+    Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.2.
+    """
+    rng, state = np.random.default_rng(seed), {}
+    for name, shape in shapes.items():
+        if name.endswith(COUNTER):
+            array = np.zeros((), np.int64)
+        elif len(shape) == 4:                                                             # (K, C, R, S)
+            sigma = 0.01 if name.startswith("head.") else np.sqrt(2 / (shape[0] * shape[2] * shape[3]))
+            array = rng.standard_normal(shape, np.float32) * np.float32(sigma)
+        else:
+            ones = name.endswith("running_var") or (name.endswith(".weight"))
+            array = np.full(shape, 1.0 if ones else 0.0, np.float32)
+        array.flags.writeable = False
+        state[name] = array
+    return state

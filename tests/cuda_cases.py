@@ -142,7 +142,8 @@ def im2col():
         memory, (n, k, p, q), products = Memory(), want.shape, prod(weight.shape[1:])
         columns, y = memory.empty(products, n * p * q), memory.empty(k, n * p * q)
         run(ladder.im2col, (up(n * p * q, 32), up(products, 8)), memory.put(x), columns, r, r, p, q, *geometry[6:])
-        run(ladder.tiled_gemm, (up(n * p * q, ladder.SIDE), up(k, ladder.SIDE)), memory.put(weight.reshape(k, -1)), columns, memory.put(bias), y)
+        grid = up(n * p * q, ladder.SIDE), up(k, ladder.SIDE)
+        run(ladder.tiled_gemm, grid, memory.put(weight.reshape(k, -1)), columns, memory.put(bias), y)
         memory.check(f"im2col {geometry}")
         got = y.copy_to_host().reshape(k, n, p, q).transpose(1, 0, 2, 3)
         assert_close(f"im2col {geometry}", got, want + bias.reshape(-1, 1, 1), TOLERANCE)
@@ -198,9 +199,10 @@ def rung_4(geometry, flags, tile=(64, 64), splits=1):
 
 def network_rung():
     B, S, R, N = norm.BIAS, norm.RESIDUAL, norm.RAW, norm.NORM
-    for args in [(GEOMETRIES[0], B + R), (GEOMETRIES[0], N, (128, 64)), (GEOMETRIES[1], S + R + N, (128, 64)), (GEOMETRIES[2], B + S + R + N),
-                 (GEOMETRIES[3], N), (GEOMETRIES[4], R, (128, 64)), (GEOMETRIES[5], B + N), (GEOMETRIES[6], R),
-                 ((1, 4, 12, 11, 8, 3, 1, 1, 1), R, (128, 64)), ((5, 8, 3, 3, 4, 3, 1, 1, 1), R),     # top rows among a thread's second pixels
+    for args in [(GEOMETRIES[0], B + R), (GEOMETRIES[0], N, (128, 64)), (GEOMETRIES[1], S + R + N, (128, 64)),
+                 (GEOMETRIES[2], B + S + R + N), (GEOMETRIES[3], N), (GEOMETRIES[4], R, (128, 64)), (GEOMETRIES[5], B + N),
+                 (GEOMETRIES[6], R), ((1, 4, 12, 11, 8, 3, 1, 1, 1), R, (128, 64)),
+                 ((5, 8, 3, 3, 4, 3, 1, 1, 1), R),                                        # top rows among a thread's second pixels
                  ((1, 8, 4, 3, 8, 1, 1, 1, 1), R)]:                                       # 1×1 with a border
         rung_4(*args)
 
@@ -249,8 +251,8 @@ def pools():
             want = ops.max_pool2d(x, 3, 2, 1)
             memory, (p, q) = Memory(), want.shape[2:]
             y, y2 = memory.empty(want.size), memory.empty(want.size)
-            run(pool.max_pool, (up(want.size, 4 * norm.THREADS),), memory.put(channels_last(x)), memory.put(scale), memory.put(shift), y, y2,
-                want.size, h, w, c, p, q, 3, 2, 1, flags)
+            run(pool.max_pool, (up(want.size, 4 * norm.THREADS),), memory.put(channels_last(x)), memory.put(scale), memory.put(shift),
+                y, y2, want.size, h, w, c, p, q, 3, 2, 1, flags)
             memory.check("max_pool")
             normed = np.maximum(want * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1), 0)
             for flag, got, right in ((norm.RAW, y, want), (norm.NORM, y2, normed)):
@@ -263,7 +265,8 @@ def pools():
         for stride, all_count, want in ((2, 0, hanging_over), (1, 1, zeros_count)):
             memory, (p, q) = Memory(), want.shape[2:]
             y = memory.empty(want.size)
-            run(pool.avg_pool, (up(want.size, 4 * norm.THREADS),), memory.put(channels_last(x)), y, want.size, h, w, c, p, q, stride, all_count)
+            run(pool.avg_pool, (up(want.size, 4 * norm.THREADS),), memory.put(channels_last(x)), y, want.size, h, w, c, p, q, stride,
+                all_count)
             memory.check("avg_pool")
             assert_close(f"avg_pool {x.shape} stride {stride}", first(y, want), want, 1e-6)
         for name, kind in (("avg", pool.MEAN), ("max", pool.MAX), ("avgmax", pool.MEANMAX), ("catavgmax", pool.CATMEANMAX)):
@@ -296,7 +299,8 @@ def layouts():
 def models(name: str, depths=(1, 1, 1, 1), **options) -> tuple[ResNetV2, ResNetV2]:
     """(cuda's, NumPy's) with the same random tensors: one block a stage, an eighth of the width."""
     variant = dataclasses.replace(VARIANTS[name], width=0.125, depths=depths)
-    ours, reference = (ResNetV2(variant, pretrained_cfg(variant, "test"), backend=b, **dict(num_classes=7) | options) for b in ("cuda", "numpy"))
+    cfg, options = pretrained_cfg(variant, "test"), dict(num_classes=7) | options
+    ours, reference = (ResNetV2(variant, cfg, backend=backend, **options) for backend in ("cuda", "numpy"))
     for model in (ours, reference):
         model.load_state_dict(random_state(ours._shapes(), len(name)))
     return ours, reference
@@ -370,8 +374,8 @@ def heads():
         runner.GROUP = before
 
 
-CASES = {case.__name__: case for case in (naive, im2col, implicit, network_rung, shared_out, norms, pools, layouts, bottlenecks, basic_blocks,
-                                          heads)}
+CASES = {case.__name__: case for case in (naive, im2col, implicit, network_rung, shared_out, norms, pools, layouts, bottlenecks,
+                                          basic_blocks, heads)}
 
 if __name__ == "__main__":
     stricter_simulator()

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
-from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,11 +22,12 @@ from helpers import random_pictures
 import npresnet
 from cuda_kernels import is_available
 from npresnet.errors import DeviceError, MissingDependencyError
-from npresnet.variants import VARIANTS, parameter_shapes
+from npresnet.model import ResNetV2
+from npresnet.variants import VARIANTS, parameter_shapes, pretrained_cfg
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = re.findall(r"\w+", re.search(r"^CASES = .* in \(([^)]*)\)", (ROOT / "tests" / "cuda_cases.py").read_text(), re.M | re.S)[1])
-needs_numba_cuda = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed (extra cuda): no CUDA kernel is tested")
+needs_numba_cuda = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed: no CUDA kernel is tested")
 no_gpu = pytest.mark.skipif(bool(is_available()), reason="there is a GPU: what is said without one can't be seen")
 
 
@@ -117,7 +117,7 @@ def test_plans(name):
 def test_a_kept_plan_has_the_traces_layers_in_its_order():
     for name, options in (("resnetv2_50", {}), ("resnetv2_18d", dict(output_stride=8)), ("resnetv2_34", {}), ("resnetv2_101d", {})):
         variant = dataclasses.replace(VARIANTS[name], width=0.125)
-        model = npresnet.model.ResNetV2(variant, npresnet.variants.pretrained_cfg(variant, "test"), num_classes=5, backend="numpy", **options)
+        model = ResNetV2(variant, pretrained_cfg(variant, "test"), num_classes=5, backend="numpy", **options)
         layers = model.trace(random_pictures(2, 3, 33, 34))
         plan = plan_of(name, 2, 33, 34, width=0.125, wanted=None, **options)
         assert list(plan.tensors) == list(layers)

@@ -165,7 +165,11 @@ def test_features_only(backend):
 def test_a_picture_doesnt_depend_on_its_batch(backend):
     model, _ = pair("resnetv2_18", backend)
     x = random_pictures(3, 3, 49, 63)
-    np.testing.assert_array_equal(model(x), np.concatenate([model(picture[None]) for picture in x]))
+    together, alone = model(x), np.concatenate([model(picture[None]) for picture in x])
+    if backend == "cuda":                                         # how blocks share out a sum depends on the number of pictures
+        assert_close("alone", together, alone, 1e-6)
+    else:
+        np.testing.assert_array_equal(together, alone)
     assert model(x[:0]).shape == (0, 1000)
 
 
