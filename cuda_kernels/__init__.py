@@ -1,7 +1,15 @@
-"""The network's operations as CUDA kernels, written in Python and compiled by Numba. npresnet imports this when asked for a GPU.
+"""The network on a GPU: its operations as CUDA kernels, written in Python and compiled by Numba. npresnet imports this when asked for one.
 
-`conv2d` is a ladder of convolutions, `inspect` prints what the compiler made of them (no GPU needed); the other layers and the runner
-are still to come. Importing this package is cheap and works without numba-cuda; `backend` is the one place that imports it.
+    conv2d         convolution as a ladder of four kernels: read this first
+    norm           batch norm and ReLU, alone and behind a sum; what adds up shared-out sums
+    pool, layout   pools; (N, C, H, W) to channels last, and back
+    plan           from a variant and a picture size to a list of launches
+    runner         weights, activations and launches on the device: the `"cuda"` backend
+    performance    what a launch should take on a GPU: chooses between kernels
+    inspect        what the compiler made of each kernel, without a GPU: python -m cuda_kernels.inspect
+    backend        the one place that imports numba-cuda, and what its language lacks
+
+Importing this package is cheap and works without numba-cuda. None of it has been run on a real GPU: see the README.
 """
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import ceil
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy as np
 from npresnet.errors import DeviceError
 from npresnet.fast.packing import scale_and_shift
 from npresnet.variants import Variant
+from npresnet.weights import release
 
 from . import is_available
 from .backend import SIMULATOR, announced, as_device_array, configured, cuda, is_on_device, record, replay
@@ -35,10 +36,12 @@ KEPT_PLANS = 16                                                   # plans (and g
 
 
 class Ready:
-    """A plan whose launches are bound to their places on the device: `launches` of (kernel, grid, arguments)."""
+    """A plan whose launches are bound to their places on the device: `launches` of (kernel, grid, arguments), the first of which reads
+    `source` (n, C, H, W); `views` (n, K, P, Q) of what it puts out, by path."""
 
     def __init__(self, plan: Plan, launches: list[tuple], views: dict[str, object]):
-        self.plan, self.launches, self.views, self.graph, self.passes = plan, launches, views, None, 0
+        self.plan, self.launches, self.views, self.source = plan, launches, views, launches[0][2][0]
+        self.graph, self.passes = None, 0
 
 
 class Runner:
@@ -85,8 +88,9 @@ class Runner:
         parts: dict[str, list] = {}
         with self.lock, device_errors():
             for _, ready in self._groups(x, None, False):
+                self.stream.synchronize()
                 for path, y in ready.plan.tensors.items():
-                    whole = self._slice(y).copy_to_host(stream=self.stream).reshape(y.n, y.h, y.w, y.pitch)
+                    whole = self._slice(y).copy_to_host().reshape(y.n, y.h, y.w, y.pitch)                # (N, H, W, pitch)
                     parts.setdefault(path, []).append(np.ascontiguousarray(whole[..., :y.c].transpose(0, 3, 1, 2)))
         return {path: np.concatenate(arrays) for path, arrays in parts.items()}
 
@@ -128,10 +132,11 @@ class Runner:
                 n = ready.plan.n
                 maps = maps or [empty((len(x), *ready.views[path].shape[1:]), np.float32) for path in wanted]
                 for y, path in zip(maps, wanted):
+                    part = y if n == len(x) else y[start:start + n]
                     if is_on_device(x):
-                        y[start:start + n].copy_to_device(ready.views[path], stream=self.stream)
+                        part.copy_to_device(ready.views[path], stream=self.stream)
                     else:
-                        ready.views[path].copy_to_host(y[start:start + n], stream=self.stream)
+                        ready.views[path].copy_to_host(part, stream=self.stream)
             self.stream.synchronize()
         return maps
 
@@ -140,9 +145,9 @@ class Runner:
         start = 0
         while start < len(x):
             ready = self._ready(len(x) - start, x.shape[1:], wanted, head_only)
-            part = x[start:start + ready.plan.n]
+            part = x if ready.plan.n == len(x) else x[start:start + ready.plan.n]
             if not is_on_device(x):
-                self._slice(ready.plan.source, part.shape).copy_to_device(np.ascontiguousarray(part), stream=self.stream)
+                ready.source.copy_to_device(np.ascontiguousarray(part), stream=self.stream)
                 part = None
             self._run(ready, part)
             yield start, ready
@@ -186,7 +191,7 @@ class Runner:
             self.nothing = cuda.to_device(np.full(4, np.nan, np.float32))
         launches = [(launch.kernel, launch.grid, [self._argument(arg) for arg in launch.args]) for launch in plan.launches]
         n, c, h, w = plan.shape
-        launches[0][2][0] = launches[0][2][0].reshape(n, c, h, w)
+        launches[0][2][0] = launches[0][2][0][:n * c * h * w].reshape(n, c, h, w)
         return Ready(plan, launches, {path: self._slice(y, shape) for path, (y, shape) in plan.outputs.items()})
 
     def _argument(self, arg):
@@ -207,6 +212,7 @@ class Runner:
             kind, path = constant.kind, constant.path
             if kind in ("weight", "rows"):
                 array = pack_weight(self.params[f"{path}.weight"], rows=kind == "rows")
+                release(self.params[f"{path}.weight"])
             else:
                 vector = self.params[f"{path}.bias"] if kind == "bias" else scale_and_shift(self.params, path)[kind == "shift"]
                 array = np.pad(vector, (0, -len(vector) % 4)).astype(np.float32)
@@ -218,7 +224,7 @@ class Runner:
         (kernel, grid, args), *others = ready.launches
         if ready.passes == 1:                                     # the first pass has compiled and loaded every kernel
             ready.graph = record(others)
-        with announced():
+        with nullcontext() if ready.passes else announced():
             configured(kernel, grid, self.stream)(args[0] if pictures is None else pictures, *args[1:])
             for kernel, grid, args in () if ready.graph else others:
                 configured(kernel, grid, self.stream)(*args)
