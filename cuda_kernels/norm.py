@@ -2,8 +2,8 @@
 
 A batch norm in inference is one multiply-add a value, y = max(x · scale + shift, 0), with scale = weight / √(variance + ε) and
 shift = bias − mean · scale. As a kernel of its own (`norm_act`) it reads and writes 8 bytes for that one operation: 256 channels of 56×56
-pixels take 4 µs on a GPU that moves 1,500 GB/s and could have done 50,000 multiply-adds for each of them meanwhile. So nobody runs it
-so: `finish` does it to numbers that are in registers anyway, together with the bias and the shortcut, and the norm costs its writing.
+pixels should take 4 µs on a GPU that moves 1,500 GB/s, and could do 50 multiply-adds for each value meanwhile. So the network doesn't
+run it: `finish` does the same to numbers that are in registers anyway, with the bias and the shortcut, and it costs its writing.
 
 `npresnet/ops/norm.py` is the same operation to read. Axes: pixels N·P·Q, K channels, the channels of a pixel side by side.
 Source: Ioffe & Szegedy 2015, "Batch Normalization", arXiv 1502.03167, section 3.1 (inference).

@@ -20,7 +20,7 @@ from math import ceil
 
 import numpy as np
 
-from npresnet.errors import DeviceError
+from npresnet.errors import DeviceError, NpresnetError, printable
 from npresnet.fast.packing import scale_and_shift
 from npresnet.variants import Variant
 from npresnet.weights import release
@@ -224,7 +224,7 @@ class Runner:
         (kernel, grid, args), *others = ready.launches
         if ready.passes == 1:                                     # the first pass has compiled and loaded every kernel
             ready.graph = record(others)
-        with nullcontext() if ready.passes else announced():
+        with nullcontext() if ready.passes else compiled_code(kernel), announced():
             configured(kernel, grid, self.stream)(args[0] if pictures is None else pictures, *args[1:])
             for kernel, grid, args in () if ready.graph else others:
                 configured(kernel, grid, self.stream)(*args)
@@ -250,6 +250,23 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "OUT_OF_MEMORY" in str(error).upper().replace(" ", "_")
 
 
+def of_the_driver(error: BaseException) -> bool:
+    """Whether it is an error of the driver's, or of what numba-cuda makes of one."""
+    return type(error).__module__.startswith(("numba.cuda.cudadrv", "cuda."))
+
+
+@contextmanager
+def compiled_code(kernel):
+    """Where kernels are loaded for the first time: name the folder of compiled code, one of which is `kernel`'s, if it can't be used."""
+    try:
+        yield
+    except Exception as error:                                    # from unpickling something damaged, anything can come
+        if SIMULATOR or of_the_driver(error) or out_of_memory(error):
+            raise
+        raise NpresnetError(f"{printable(kernel.stats.cache_path)}: the compiled code that numba-cuda keeps there can't be used "
+                            f"({type(error).__name__}); delete that folder") from error
+
+
 @contextmanager
 def device_errors():
     """Turn what the driver raises into a DeviceError of one line."""
@@ -258,6 +275,6 @@ def device_errors():
     except Exception as error:
         if out_of_memory(error):
             raise DeviceError("out of memory on the GPU; backend='numba' runs on the CPU") from error
-        if type(error).__module__.startswith(("numba.cuda.cudadrv", "cuda.")):
+        if of_the_driver(error):
             raise DeviceError(f"the GPU's driver: {type(error).__name__}: {' '.join(str(error).split())}") from error
         raise

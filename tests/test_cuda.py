@@ -13,6 +13,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from types import SimpleNamespace
 
 import numpy as np
@@ -215,6 +216,16 @@ def test_drivers_errors_are_one_line():
         assert "\n" not in str(caught.value)
     with pytest.raises(KeyError), device_errors():
         raise KeyError("not the driver's")
+
+
+@needs_numba_cuda
+def test_damaged_compiled_code_is_named():
+    from cuda_kernels.runner import compiled_code
+    kernel = SimpleNamespace(stats=SimpleNamespace(cache_path="/some/where"))
+    with pytest.raises(npresnet.NpresnetError, match="^/some/where: .*UnpicklingError.*delete that folder$"), compiled_code(kernel):
+        raise UnpicklingError("truncated")
+    with pytest.raises(MemoryError), compiled_code(kernel):
+        raise MemoryError
 
 
 @needs_numba_cuda

@@ -340,7 +340,8 @@ def classify(folder: Path, **environment: str) -> subprocess.CompletedProcess:
 @pytest.mark.skipif(sys.platform != "linux", reason="nobody can write to Linux's /proc")
 def test_without_a_folder_for_compiled_code(tmp_path):
     """It compiles, says so, and goes on."""
-    shutil.copytree(ROOT / "npresnet", tmp_path / "npresnet", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("npresnet", "cuda_kernels"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "npresnet" / "fast" / "__pycache__").write_text("no folder")
     done = classify(tmp_path, NUMBA_CACHE_DIR="/proc/no/such/folder", HOME="/proc/no/such/home", XDG_CACHE_HOME="/proc/no/such/cache")
     assert done.returncode == 0 and "tench" in done.stdout, done.stderr
