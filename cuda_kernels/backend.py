@@ -12,9 +12,11 @@ Source: NVIDIA, "CUDA C++ Programming Guide", device memory accesses; LLVM langu
 """
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +28,7 @@ try:
 except ImportError as error:
     raise ImportError(MISSING) from error
 
+SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:8]
 SIMULATOR = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
 FLAT, STRIDED, INT = cuda_types.float32[::1], cuda_types.float32[:, :, :, :], cuda_types.int32       # types of kernels' arguments
 
@@ -130,9 +133,11 @@ def jit(signature: tuple, block: int | tuple[int, int], resident: int = 1):
     """Decorator: a kernel for arguments of the Numba types `signature`, launched with `block` threads, and with registers so few that
     `resident` blocks fit on a multiprocessor. It keeps all that as attributes, and its compiled code on disk.
 
-    What is on disk is known by the date of the kernel's file: after a change to a device function of another file, delete __pycache__.
+    On disk a kernel is known by its file's date and its qualified name, which gets a digest of all files here: a kernel is compiled
+    anew after a change to a device function that it calls, wherever that stands.
     """
     def make(function):
+        function.__qualname__ = f"{function.__name__}_{SOURCES}"
         block_shape = (block,) if isinstance(block, int) else block
         threads = math.prod(block_shape)
         if SIMULATOR:
@@ -151,6 +156,22 @@ def jit(signature: tuple, block: int | tuple[int, int], resident: int = 1):
 def as_device_array(x):
     """x, an array in a GPU's memory, as one of numba-cuda's, without a copy."""
     return x if getattr(x, "__cuda_ndarray__", False) else cuda.as_cuda_array(x)
+
+
+def current_device() -> int:
+    """Number of the GPU that this thread uses."""
+    return 0 if SIMULATOR else cuda.current_context().device.id
+
+
+def device_of(x) -> int | None:
+    """Number of the GPU in whose memory numba-cuda's array x lies; None if the driver doesn't say."""
+    if SIMULATOR:
+        return None
+    from cuda.bindings import driver
+
+    what = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    error, number = driver.cuPointerGetAttribute(what, x.device_ctypes_pointer.value or 0)
+    return None if error else number
 
 
 def configured(kernel, grid: tuple[int, ...], stream):
@@ -183,7 +204,7 @@ def record(launches: list[tuple]):
         return None
     from cuda.core import Device
 
-    device = Device(cuda.current_context().device.id)
+    device = Device(current_device())
     device.set_current()
     builder = device.create_graph_builder()
     try:

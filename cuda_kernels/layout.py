@@ -20,11 +20,12 @@ PITCH = SIDE + 1
 AREA = SIDE * PITCH
 
 
-@jit((STRIDED, FLAT, INT), (SIDE, ROWS))
-def channels_last(x, y, pitch):
-    """x (N, C, H, W), however it lies → y flat (N, H·W, pitch); channels from C to pitch are 0. Block (pixels / 32, pitch / 32, N)."""
+@jit((STRIDED, FLAT, INT, INT), (SIDE, ROWS))
+def channels_last(x, y, pitch, first):
+    """x (…, C, H, W), however it lies, from picture `first` on → y flat (N, H·W, pitch); channels from C to pitch are 0.
+    Block (pixels / 32, pitch / 32, N)."""
     tile = cuda.shared.array(AREA, f32)
-    n, channels, h, w = x.shape
+    channels, h, w = x.shape[1], x.shape[2], x.shape[3]
     pixels = h * w
     column, row = cuda.threadIdx.x, cuda.threadIdx.y
     pixel0, channel0, picture = cuda.blockIdx.x * SIDE, cuda.blockIdx.y * SIDE, cuda.blockIdx.z
@@ -32,7 +33,7 @@ def channels_last(x, y, pitch):
         pixel, channel = pixel0 + column, channel0 + i
         value = f32(0)
         if pixel < pixels and channel < channels:
-            value = x[picture, channel, pixel // w, pixel % w]
+            value = x[first + picture, channel, pixel // w, pixel % w]
         tile[i * PITCH + column] = value
     cuda.syncthreads()
     for i in range(row, SIDE, ROWS):

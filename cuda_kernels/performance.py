@@ -54,8 +54,8 @@ class GPU:
 
 
 GPUS = {gpu.name: gpu for gpu in (
-    GPU("T4", (7, 5), 40, 64, 1.59, 320), GPU("A100", (8, 0), 108, 64, 1.41, 1555), GPU("H100", (9, 0), 132, 128, 1.83, 3350),
-    GPU("B200", (10, 0), 148, 128, 1.85, 8000))}                  # A100: 40 GB; H100, B200: SXM
+    GPU("T4", (7, 5), 40, 64, 1.59, 320), GPU("A100", (8, 0), 108, 64, 1.41, 1555), GPU("H100", (9, 0), 132, 128, 1.98, 3350),
+    GPU("B200", (10, 0), 148, 128, 1.97, 8000))}                  # A100: 40 GB; H100, B200: SXM
 
 
 def gpu_like(name: str, capability: tuple[int, int], multiprocessors: int) -> GPU:

@@ -95,7 +95,7 @@ class Plan:
         self.outputs: dict[str, tuple[Activation, tuple]] = {}
         self.source, x = Activation(1, 1, 1, n * c * h * w), Activation(n, h, w, c)
         self._launch("pictures", layout.channels_last, (ceil(h * w / layout.SIDE), ceil(x.pitch / layout.SIDE), n),
-                     (self.source, x, x.pitch), moved=self.source.floats + x.floats)
+                     (self.source, x, x.pitch, 0), moved=self.source.floats + x.floats)
         if head_only:
             self.tensors["norm"] = x
             self._head(x)

@@ -26,7 +26,7 @@ from npresnet.variants import Variant
 from npresnet.weights import release
 
 from . import is_available
-from .backend import SIMULATOR, announced, as_device_array, configured, cuda, is_on_device, record, replay
+from .backend import SIMULATOR, announced, as_device_array, configured, cuda, current_device, device_of, is_on_device, record, replay
 from .conv2d import pack_weight
 from .performance import GPU, Forecast, gpu_like
 from .plan import LARGEST, Activation, Constant, Plan
@@ -36,11 +36,12 @@ KEPT_PLANS = 16                                                   # plans (and g
 
 
 class Ready:
-    """A plan whose launches are bound to their places on the device: `launches` of (kernel, grid, arguments), the first of which reads
-    `source` (n, C, H, W); `views` (n, K, P, Q) of what it puts out, by path."""
+    """A plan whose launches are bound to their places on the device: `launches` of (kernel, grid, arguments), and `calls`, the same ready
+    to be called. The first reads `source` (n, C, H, W); `views` (n, K, P, Q) are of what is put out, by path."""
 
-    def __init__(self, plan: Plan, launches: list[tuple], views: dict[str, object]):
+    def __init__(self, plan: Plan, launches: list[tuple], views: dict[str, object], stream):
         self.plan, self.launches, self.views, self.source = plan, launches, views, launches[0][2][0]
+        self.calls = [configured(kernel, grid, stream) for kernel, grid, _ in launches]
         self.graph, self.passes = None, 0
 
 
@@ -56,6 +57,7 @@ class Runner:
         self.lock = threading.Lock()
         with device_errors():
             self.gpu, self.stream = this_gpu(), cuda.stream()
+            self.device = current_device()
         self.nothing = self.workspace = None
         self.constants: dict[Constant, object] = {}
         self.plans: OrderedDict[tuple, Ready] = OrderedDict()
@@ -86,22 +88,25 @@ class Runner:
     def trace(self, x) -> dict[str, np.ndarray]:
         """Every layer's output by timm path, in forward order, as NumPy arrays. The kernels are those of `forward`; they only write more."""
         parts: dict[str, list] = {}
-        with self.lock, device_errors():
+        with self._device():
             for _, ready in self._groups(x, None, False):
                 self.stream.synchronize()
                 for path, y in ready.plan.tensors.items():
                     whole = self._slice(y).copy_to_host().reshape(y.n, y.h, y.w, y.pitch)                # (N, H, W, pitch)
                     parts.setdefault(path, []).append(np.ascontiguousarray(whole[..., :y.c].transpose(0, 3, 1, 2)))
+        if not len(x):
+            empty = self._plan(1, x.shape[1:], None, False).tensors
+            parts = {path: [np.empty((0, y.c, y.h, y.w), np.float32)] for path, y in empty.items()}
         return {path: np.concatenate(arrays) for path, arrays in parts.items()}
 
     def plan(self, size: tuple[int, int, int], n: int = 1, runs: int = 21) -> Forecast:
         """The launches for n pictures of `size` (C, H, W), what they should take, and what they take together here, median of `runs`."""
-        with self.lock, device_errors():
+        with self._device():
             ready, times = self._ready(n, size, [self._last()], False), []
             start, end = cuda.event(), cuda.event()
             for _ in range(0 if SIMULATOR else runs + 2):
                 start.record(self.stream)
-                self._run(ready, None)
+                self._run(ready)
                 end.record(self.stream)
                 end.synchronize()
                 times.append(cuda.event_elapsed_time(start, end))
@@ -109,10 +114,22 @@ class Runner:
                         float(np.median(times[2:])) if times else None)
 
     def on_device(self, x):
-        """x, which has `__cuda_array_interface__`, as an array of numba-cuda's, without a copy."""
-        return as_device_array(x)
+        """x, which has `__cuda_array_interface__`, as an array of numba-cuda's, without a copy. Raises ValueError if it lies on another
+        GPU. Waits for all that is under way there: x may be what it makes."""
+        with self._device():
+            x = as_device_array(x)
+            if device_of(x) not in (None, self.device):
+                raise ValueError(f"the array lies on GPU {device_of(x)}, the model on GPU {self.device}")
+            cuda.synchronize()
+        return x
 
     # --- inside ---------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _device(self):
+        """This thread's turn, on the device that the runner was made for."""
+        with self.lock, device_errors(), cuda.gpus[self.device]:
+            yield
 
     def _last(self) -> str:
         return "head.fc" if "head.fc.weight" in self.params else "head.global_pool"
@@ -123,7 +140,7 @@ class Runner:
 
     def _maps(self, x, wanted: list[str], head_only: bool = False) -> list:
         """What is called `wanted`, each (N, C, P, Q), of the pictures x, or of the feature maps x."""
-        with self.lock, device_errors():
+        with self._device():
             maps, empty = [], cuda.device_array if is_on_device(x) else np.empty
             if not len(x):
                 plan = self._plan(1, x.shape[1:], wanted, head_only)
@@ -137,7 +154,6 @@ class Runner:
                         part.copy_to_device(ready.views[path], stream=self.stream)
                     else:
                         ready.views[path].copy_to_host(part, stream=self.stream)
-            self.stream.synchronize()
         return maps
 
     def _groups(self, x, wanted: list[str] | None, head_only: bool):
@@ -145,12 +161,14 @@ class Runner:
         start = 0
         while start < len(x):
             ready = self._ready(len(x) - start, x.shape[1:], wanted, head_only)
-            part = x if ready.plan.n == len(x) else x[start:start + ready.plan.n]
-            if not is_on_device(x):
-                ready.source.copy_to_device(np.ascontiguousarray(part), stream=self.stream)
-                part = None
-            self._run(ready, part)
+            if is_on_device(x):
+                self._run(ready, x, start)
+            else:
+                part = np.ascontiguousarray(x[start:start + ready.plan.n])
+                ready.source.copy_to_device(part, stream=self.stream)
+                self._run(ready)
             yield start, ready
+            self.stream.synchronize()                             # until then `part` has to stay, and what is put out may not be read
             start += ready.plan.n
 
     def _plan(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Plan:
@@ -188,11 +206,11 @@ class Runner:
             self.workspace = None                                 # the old one's memory first
             self.workspace = cuda.device_array(plan.size, np.float32)
         if self.nothing is None:
-            self.nothing = cuda.to_device(np.full(4, np.nan, np.float32))
+            self.nothing = cuda.to_device(np.full(4, np.nan, np.float32), stream=self.stream)
         launches = [(launch.kernel, launch.grid, [self._argument(arg) for arg in launch.args]) for launch in plan.launches]
         n, c, h, w = plan.shape
         launches[0][2][0] = launches[0][2][0][:n * c * h * w].reshape(n, c, h, w)
-        return Ready(plan, launches, {path: self._slice(y, shape) for path, (y, shape) in plan.outputs.items()})
+        return Ready(plan, launches, {path: self._slice(y, shape) for path, (y, shape) in plan.outputs.items()}, self.stream)
 
     def _argument(self, arg):
         if isinstance(arg, Activation):
@@ -216,18 +234,20 @@ class Runner:
             else:
                 vector = self.params[f"{path}.bias"] if kind == "bias" else scale_and_shift(self.params, path)[kind == "shift"]
                 array = np.pad(vector, (0, -len(vector) % 4)).astype(np.float32)
-            self.constants[constant] = cuda.to_device(array)
+            self.constants[constant] = cuda.to_device(array, stream=self.stream)
+            self.stream.synchronize()                             # `array` has to stay until then
         return self.constants[constant]
 
-    def _run(self, ready: Ready, pictures) -> None:
-        """All launches of a plan, on `pictures` (n, C, H, W) on the device, or on what lies in the plan's own place for them."""
-        (kernel, grid, args), *others = ready.launches
+    def _run(self, ready: Ready, pictures=None, start: int = 0) -> None:
+        """All launches of a plan, on the pictures from number `start` on, which are on the device, or on what lies in `ready.source`."""
+        (entry, *calls), ((kernel, _, args), *others) = ready.calls, ready.launches
         if ready.passes == 1:                                     # the first pass has compiled and loaded every kernel
             ready.graph = record(others)
         with nullcontext() if ready.passes else compiled_code(kernel), announced():
-            configured(kernel, grid, self.stream)(args[0] if pictures is None else pictures, *args[1:])
-            for kernel, grid, args in () if ready.graph else others:
-                configured(kernel, grid, self.stream)(*args)
+            entry(ready.source if pictures is None else pictures, *args[1:-1], np.int32(start))
+            if not ready.graph:
+                for call, (_, _, args) in zip(calls, others):
+                    call(*args)
         if ready.graph:
             replay(ready.graph, self.stream)
         ready.passes += 1
@@ -261,7 +281,7 @@ def compiled_code(kernel):
     try:
         yield
     except Exception as error:                                    # from unpickling something damaged, anything can come
-        if SIMULATOR or of_the_driver(error) or out_of_memory(error):
+        if of_the_driver(error) or out_of_memory(error) or type(error).__module__.startswith("numba."):
             raise
         raise NpresnetError(f"{printable(kernel.stats.cache_path)}: the compiled code that numba-cuda keeps there can't be used "
                             f"({type(error).__name__}); delete that folder") from error

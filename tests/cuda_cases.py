@@ -51,15 +51,20 @@ def stricter_simulator() -> None:
     def run_block(self, block, *args):
         kernel._get_kernel_context().shared._allocations.clear()
         barrier, threads = threading.Barrier(prod(self._block_dim)), []
+
+        def run_thread():
+            try:
+                self._f(*args)
+            except BaseException:
+                barrier.abort()                                   # or the others would wait for this one
+                raise
         for place in np.ndindex(*self._block_dim):
-            threads.append(kernel.BlockThread(lambda: self._f(*args), self, block, place, self._debug))
+            threads.append(kernel.BlockThread(run_thread, self, block, place, self._debug))
             threads[-1].syncthreads = lambda: barrier.wait(60)
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-            if thread.exception:
-                barrier.abort()
         failed = [thread.exception for thread in threads if thread.exception]
         if failed:
             raise min(failed, key=lambda found: isinstance(found[0], threading.BrokenBarrierError))[0]
@@ -203,6 +208,8 @@ def network_rung():
                  (GEOMETRIES[2], B + S + R + N), (GEOMETRIES[3], N), (GEOMETRIES[4], R, (128, 64)), (GEOMETRIES[5], B + N),
                  (GEOMETRIES[6], R), ((1, 4, 12, 11, 8, 3, 1, 1, 1), R, (128, 64)),
                  ((5, 8, 3, 3, 4, 3, 1, 1, 1), R),                                        # top rows among a thread's second pixels
+                 ((1, 8, 17, 15, 8, 3, 2, 1, 1), R),                                      # and with a stride
+                 ((1, 8, 3, 3, 36, 1, 1, 0, 1), B + R),                                   # channels end in the tile's second half
                  ((1, 8, 4, 3, 8, 1, 1, 1, 1), R)]:                                       # 1×1 with a border
         rung_4(*args)
 
@@ -211,7 +218,7 @@ def shared_out():
     B, S, R, N = norm.BIAS, norm.RESIDUAL, norm.RAW, norm.NORM
     for args in [((1, 24, 3, 5, 68, 3, 1, 1, 1), S + R + N, (64, 64), 5), ((2, 20, 3, 3, 8, 3, 2, 1, 1), N, (128, 64), 2),
                  ((1, 72, 1, 2, 12, 1, 1, 0, 1), B + R, (64, 64), 9), ((1, 3, 9, 8, 8, 7, 2, 3, 1), R, (64, 64), 3),
-                 ((1, 16, 5, 4, 8, 3, 1, 2, 2), R, (128, 64), 4)]:
+                 ((1, 16, 5, 4, 8, 3, 1, 2, 2), R, (128, 64), 4), ((1, 12, 5, 9, 8, 1, 1, 0, 1), R, (64, 64), 2)]:
         rung_4(*args)
 
 
@@ -242,7 +249,7 @@ def norms():
 
 
 def pools():
-    for n, c, h, w in ((2, 8, 7, 6), (1, 4, 1, 1), (1, 36, 5, 2)):
+    for n, c, h, w in ((2, 8, 7, 6), (1, 8, 4, 7), (1, 4, 1, 1), (1, 36, 5, 2)):
         x, scale, shift = draw(np.random.default_rng([n, c]), (n, c, h, w), (c,), (c,))
         x[:, 0] = -np.abs(x[:, 0]) - 1                            # a border of 0 would win here
         x[0, 1, 0, 0] = np.nan
@@ -285,9 +292,10 @@ def layouts():
         wide[:, :, ::2, 1:-1] = x
         flat = channels_last(x)
         for there in (memory.put(x), memory.put(wide)[:, :, ::2, 1:w + 1]):               # contiguous, and with gaps
-            y = memory.empty(flat.size)
-            run(layout.channels_last, (up(h * w, layout.SIDE), up(pitch, layout.SIDE), n), there, y, pitch)
-            np.testing.assert_array_equal(y.copy_to_host(), flat)
+            for first in {0, n - 1}:
+                y = memory.empty(flat.size // n * (n - first))
+                run(layout.channels_last, (up(h * w, layout.SIDE), up(pitch, layout.SIDE), n - first), there, y, pitch, first)
+                np.testing.assert_array_equal(y.copy_to_host(), flat[flat.size // n * first:])
         back = memory.empty(x.size)
         run(layout.channels_first, (up(h * w, layout.SIDE), up(c, layout.SIDE), n), memory.put(flat), back, h * w, c, pitch)
         memory.check("layouts")
@@ -297,7 +305,7 @@ def layouts():
 # --- whole networks ---------------------------------------------------------------------------------------------------------------------
 
 def models(name: str, depths=(1, 1, 1, 1), **options) -> tuple[ResNetV2, ResNetV2]:
-    """(cuda's, NumPy's) with the same random tensors: one block a stage, an eighth of the width."""
+    """(cuda's, NumPy's) with the same random tensors: few blocks, an eighth of the width."""
     variant = dataclasses.replace(VARIANTS[name], width=0.125, depths=depths)
     cfg, options = pretrained_cfg(variant, "test"), dict(num_classes=7) | options
     ours, reference = (ResNetV2(variant, cfg, backend=backend, **options) for backend in ("cuda", "numpy"))
@@ -338,7 +346,7 @@ def check_network(ours: ResNetV2, reference: ResNetV2, x: np.ndarray, trace: boo
 
 
 def bottlenecks():
-    ours, reference = models("resnetv2_50")
+    ours, reference = models("resnetv2_50", depths=(2, 1, 1, 1))
     x = random_pictures(1, 3, 24, 19)
     check_network(ours, reference, x, trace=True)
     ours._set_params(ours._params)                                # a runner of its own for what is fused
@@ -346,32 +354,41 @@ def bottlenecks():
 
 
 def basic_blocks():
-    ours, reference = models("resnetv2_18d", output_stride=16, in_chans=1)
+    ours, reference = models("resnetv2_18d", depths=(1, 1, 1, 2), output_stride=16, in_chans=1)
     check_network(ours, reference, random_pictures(2, 1, 18, 21), trace=True)
 
 
 def heads():
-    """Global pools, groups of pictures, arrays on the device, empty batches, the first map alone."""
-    from cuda_kernels import runner
-    features = random_pictures(3, 64, 2, 3)
-    runner.GROUP, before = 2, runner.GROUP
-    try:
+    """Global pools, groups of pictures, arrays on the device, empty batches, the first map alone; plans that come and go."""
+    from unittest.mock import patch
+
+    def check(what, got, want):
+        assert_close(what, got, want, LOGITS_TOLERANCE["cuda"])
+    features, few = random_pictures(3, 64, 2, 3), random_pictures(1, 64, 1, 2)
+    with patch("cuda_kernels.runner.GROUP", 2):
         for pool_name in ("avg", "max", "avgmax", "catavgmax", ""):
             ours, reference = models("resnetv2_18", global_pool=pool_name)
-            assert_close(f"head, {pool_name!r}", ours.forward_head(features), reference.forward_head(features), LOGITS_TOLERANCE["cuda"])
-            got, want = (m.forward_head(features, pre_logits=True) for m in (ours, reference))
-            assert_close(f"embedding, {pool_name!r}", got, want, LOGITS_TOLERANCE["cuda"])
+            check(f"head, {pool_name!r}", ours.forward_head(features), reference.forward_head(features))
+            check(f"embedding, {pool_name!r}", *(m.forward_head(features, pre_logits=True) for m in (ours, reference)))
         assert sorted(n for n, _ in ours._network.plans) == [1, 1, 2, 2]                  # three pictures in groups of at most two
+        check("another size", ours.forward_head(few), reference.forward_head(few))
+        check("one row", *(m.forward_head(few, pre_logits=True) for m in (ours, reference)))
         there = ours.forward_head(cuda.to_device(features))
         assert not isinstance(there, np.ndarray), "what lies on the device is answered there"
         np.testing.assert_array_equal(there.copy_to_host(), ours.forward_head(features))
         assert ours.forward_head(features[:0]).shape == (0, 7, 2, 3) and ours(np.zeros((0, 3, 40, 40), np.float32)).shape == (0, 7, 2, 2)
+        nobody = np.zeros((0, 3, 33, 40), np.float32)
+        assert {p: y.shape for p, y in ours.trace(nobody).items()} == {p: y.shape for p, y in reference.trace(nobody).items()}
         x = random_pictures(1, 3, 9, 12)
         (last, maps), (want, wants) = (m.forward_intermediates(x, [0], stop_early=True) for m in (ours, reference))
-        assert_close("behind the pool", last, want, LAYER_TOLERANCE["cuda"])
-        assert_close("the first map", *maps, *wants, LAYER_TOLERANCE["cuda"])
-    finally:
-        runner.GROUP = before
+        check("behind the pool", last, want)
+        check("the first map", *maps, *wants)
+        check("after the workspace has grown", ours.forward_head(few), reference.forward_head(few))
+    ours._set_params(ours._params)                                # a runner that knows no limits
+    five = np.concatenate([features, features[:2]])
+    with patch("cuda_kernels.runner.KEPT_PLANS", 1), patch("cuda_kernels.runner.GROUP", 4), patch("cuda_kernels.runner.LARGEST", 800):
+        check("halved groups", ours.forward_head(five), reference.forward_head(five))
+        assert set(ours._network.limits.values()) == {2} and [n for n, _ in ours._network.plans] == [1]
 
 
 CASES = {case.__name__: case for case in (naive, im2col, implicit, network_rung, shared_out, norms, pools, layouts, bottlenecks,
