@@ -292,6 +292,8 @@ def device_errors():
     """Turn what the driver raises into a DeviceError of one line."""
     try:
         yield
+    except DeviceError:
+        raise
     except Exception as error:
         if out_of_memory(error):
             raise DeviceError("out of memory on the GPU; backend='numba' runs on the CPU") from error

@@ -216,6 +216,8 @@ def test_drivers_errors_are_one_line():
         assert "\n" not in str(caught.value)
     with pytest.raises(KeyError), device_errors():
         raise KeyError("not the driver's")
+    with pytest.raises(DeviceError, match="needs 3 MB"), device_errors():
+        raise DeviceError("out of memory on the GPU: a picture needs 3 MB")
 
 
 @needs_numba_cuda
