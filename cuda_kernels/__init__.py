@@ -31,10 +31,10 @@ def is_available() -> Availability:
     if find_spec("numba_cuda") is None:
         return Availability(False, "the package numba-cuda is not installed: pip install 'numba-cuda[cu13]' (or [cu12])")
     try:
-        from numba import cuda
+        from .backend import SIMULATOR, cuda
         if not cuda.is_available():
             return Availability(False, "numba-cuda found no NVIDIA driver or no GPU on this machine")
-        if getattr(cuda.config, "ENABLE_CUDASIM", False):
+        if SIMULATOR:
             return Availability(True, "Numba's CUDA simulator")
         device = cuda.get_current_device()
         name, capability = device.name, tuple(device.compute_capability)
@@ -44,3 +44,12 @@ def is_available() -> Availability:
     if capability < (7, 5):
         return Availability(False, f"{name} has compute capability {capability[0]}.{capability[1]}; 7.5 or newer is needed")
     return Availability(True, f"{name}, compute capability {capability[0]}.{capability[1]}")
+
+
+def check_available() -> None:
+    """Raise MissingDependencyError without numba-cuda, DeviceError where there is no GPU for it, each in one line."""
+    from npresnet.errors import DeviceError, MissingDependencyError
+    found = is_available()
+    if not found:
+        kind = MissingDependencyError if find_spec("numba_cuda") is None else DeviceError
+        raise kind(f"backend 'cuda' can't be used: {found.reason}; 'numba' runs on the CPU")

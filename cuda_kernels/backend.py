@@ -32,13 +32,6 @@ SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__fi
 SIMULATOR = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
 FLAT, STRIDED, INT = cuda_types.float32[::1], cuda_types.float32[:, :, :, :], cuda_types.int32       # types of kernels' arguments
 
-
-
-def is_on_device(x) -> bool:
-    """Whether x is an array in a GPU's memory: of numba-cuda, CuPy, PyTorch, …"""
-    return hasattr(x, "__cuda_array_interface__") or getattr(x, "__cuda_ndarray__", False)
-
-
 if SIMULATOR:
     ALIGN = None                                                  # the simulator knows no alignment
 

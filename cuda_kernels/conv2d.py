@@ -331,7 +331,7 @@ def network_kernel(name: str, tile_m: int, tile_k: int, pointwise: bool = False,
         put(acc[48:56], i32(m + 2), k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
         put(acc[56:64], i32(m + 3), k, half_k, split, pixels, k_all, bias, residual, scale, shift, y, y2, flags)
 
-    kernel.__name__ = kernel.__qualname__ = name
+    kernel.__name__ = name
     return jit((FLAT,) * 8 + (INT,) * 14, threads, 384 // threads)(kernel)                # at most 168 registers; 128 would spill
 
 

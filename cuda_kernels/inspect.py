@@ -22,6 +22,9 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from npresnet.table import format_table
+from npresnet.variants import VARIANTS, parameter_shapes
+
 from .performance import GPUS, Forecast
 from .performance import __doc__ as MODEL
 
@@ -117,7 +120,6 @@ def inspect(kernel, cc: str) -> dict:
 
 def table(rows: list[dict]) -> str:
     """The rows as text."""
-    from npresnet.table import format_table
     names = ("cc", "kernel", "limit", "blocks", "registers", "stack", "spills", "shared", "loop", "ffma", "lds", "ldg", "sts", "integer")
     heads = ("cc", "kernel", "limited by", "blocks", "regs", "stack", "spill", "shared", "loop", "FFMA", "LDS", "LDG", "STS", "int")
     cells = [(*heads, "FFMA %", "FFMA/LDS")]
@@ -129,15 +131,10 @@ def table(rows: list[dict]) -> str:
 
 def forecasts(gpu: str, batches: list[int]) -> list[Forecast]:
     """What resnetv2_50 should take on a GPU of that name, for each number of 224×224 pictures."""
-    from npresnet.variants import VARIANTS, parameter_shapes
-
     from .plan import Plan
     variant = VARIANTS["resnetv2_50"]
-    found = []
-    for n in batches:
-        plan = Plan(variant, parameter_shapes(variant), n, 3, 224, 224, GPUS[gpu], wanted=["head.fc"])
-        found.append(Forecast(variant.name, plan.shape, GPUS[gpu], [launch.expected for launch in plan.launches]))
-    return found
+    shapes = parameter_shapes(variant)
+    return [Plan(variant, shapes, n, 3, 224, 224, GPUS[gpu], wanted=["head.fc"]).forecast() for n in batches]
 
 
 def main(argv: list[str] | None = None) -> int:

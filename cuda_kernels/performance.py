@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 
+from npresnet.table import format_table
+
 STEP = 650                                                        # instructions of a step of rung 4's main loop, as `inspect` counts
 ARRIVAL = 800                                                     # cycles from a load's start until its step can begin: memory, barrier
 ENDS = 2500                                                       # cycles of a block before its first step and behind its last
@@ -59,7 +61,7 @@ GPUS = {gpu.name: gpu for gpu in (
 
 
 def gpu_like(name: str, capability: tuple[int, int], multiprocessors: int) -> GPU:
-    """A GPU that was found, with clock and bandwidth a multiprocessor of the nearest one above."""
+    """A GPU that was found, with clock and bandwidth a multiprocessor of the newest one here that isn't newer."""
     like = max((gpu for gpu in GPUS.values() if gpu.capability <= capability), key=lambda gpu: gpu.capability, default=GPUS["T4"])
     lanes = 64 if capability in ((7, 5), (8, 0)) else 128
     return GPU(name, capability, multiprocessors, lanes, like.ghz, like.gb_s * multiprocessors / like.multiprocessors)
@@ -102,7 +104,6 @@ class Forecast:
         return sum(launch.gflop for launch in self.launches)
 
     def __str__(self) -> str:
-        from npresnet.table import format_table
         rows = [("layer", "kernel", "limited by", "blocks", "splits", "GFLOP", "MB", "µs", "TFLOP/s")]
         rows += [(e.layer, e.kernel, e.bound, str(e.blocks), str(e.splits), f"{e.gflop:.3f}", f"{e.megabytes:.2f}", f"{e.us:.1f}",
                   f"{e.gflop / e.us * 1e3:.1f}") for e in self.launches]

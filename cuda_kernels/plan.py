@@ -13,16 +13,17 @@ All pictures of a batch are one long row of pixels, so a plan is for a number of
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from npresnet.fast.memory import FOREVER, place, up
+from npresnet.ops.conv import output_size
 from npresnet.variants import BASIC, StagePlan, Variant, conv_padding
 
 from . import conv2d as C
 from . import layout, pool
 from .norm import BIAS, NORM, RAW, RESIDUAL, THREADS, sum_splits
-from .performance import GPU, LAUNCH, Expected
+from .performance import GPU, LAUNCH, Expected, Forecast
 
 POOLS = {"avg": pool.MEAN, "max": pool.MAX, "avgmax": pool.MEANMAX, "catavgmax": pool.CATMEANMAX}
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -103,6 +104,10 @@ class Plan:
             self._build(x, output_stride)
         self._finish(wanted)
 
+    def forecast(self, measured: float | None = None) -> Forecast:
+        """What its launches should take; measured: ms that they took, if anybody knows."""
+        return Forecast(self.variant.name, self.shape, self.gpu, [launch.expected for launch in self.launches], measured)
+
     # --- the network --------------------------------------------------------------------------------------------------------------
 
     def _build(self, x: Activation, output_stride: int) -> None:
@@ -133,7 +138,8 @@ class Plan:
             if first and self.variant.has_downsample(stage):
                 raw = self._downsample(path, pre, stage)
             after = follows if b + 1 == stage.depth else f"stages.{s}.blocks.{b + 1}.norm1"
-            raw, pre = self._sum(path, last, y, raw, after, spread)
+            raw, pre = self._sums(last, y, 1, spread, norm=after, residual=raw)
+            self.tensors[path] = raw
         self.tensors[f"stages.{s}"] = raw
         return raw, pre
 
@@ -156,41 +162,25 @@ class Plan:
 
     def _conv(self, path: str, x: Activation, *, stride: int = 1, dilation: int = 1, norm: str | None = None) -> Activation:
         """Convolution `path` of x, plus its bias if it has one; with `norm` and its ReLU behind it if named."""
-        y = self._like(path, x, stride, dilation)
-        y2 = self._like(path, x, stride, dilation) if norm else None
-        if norm and not self.keep:
-            y = None
-        self._sums(path, x, stride, dilation, y=y, y2=y2, norm=norm)
-        self.tensors |= {path: y} if y else {}
-        self.tensors |= {norm: y2} if norm else {}
+        y, y2 = self._sums(path, x, stride, dilation, norm=norm, raw=self.keep or not norm)
+        self.tensors |= {name: made for name, made in ((path, y), (norm, y2)) if made}
         return y2 or y
 
-    def _sum(self, path: str, last: str, x: Activation, shortcut: Activation, norm: str, dilation: int) -> tuple[Activation, Activation]:
-        """Block `path` ends: convolution `last` of x plus the shortcut, and the same after the `norm` that follows."""
-        y, y2 = self._like(last, x, 1, dilation), self._like(last, x, 1, dilation)
-        self._sums(last, x, 1, dilation, residual=shortcut, y=y, y2=y2, norm=norm)
-        self.tensors[path] = y
-        return y, y2
-
-    def _like(self, path: str, x: Activation, stride: int, dilation: int) -> Activation:
-        """An activation for the output of convolution `path` of x."""
-        k, _, r, s = self.shapes[f"{path}.weight"]
-        pad = conv_padding(r, stride, dilation)
-        p, q = ((size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, kernel in ((x.h, r), (x.w, s)))
-        return Activation(x.n, p, q, k)
-
-    def _sums(self, path: str, x: Activation, stride: int, dilation: int, *, residual: Activation | None = None,
-              y: Activation | None = None, y2: Activation | None = None, norm: str | None = None) -> None:
-        """The launch of rung 4 that should take least, and the one behind it that adds up, if its products are shared out."""
+    def _sums(self, path: str, x: Activation, stride: int, dilation: int, *, norm: str | None, raw: bool = True,
+              residual: Activation | None = None) -> tuple[Activation | None, Activation | None]:
+        """Convolution `path` of x plus `residual`, if `raw`, and the same after `norm`, if named: the launch of rung 4 that should take
+        least, and the one behind it that adds up, if its products are shared out."""
         k, c, r, s = self.shapes[f"{path}.weight"]
-        out, pad = y or y2, conv_padding(r, stride, dilation)
+        pad = conv_padding(r, stride, dilation)
+        out = Activation(x.n, output_size(x.h, r, stride, pad, dilation), output_size(x.w, s, stride, pad, dilation), k)
+        y, y2 = replace(out) if raw else None, replace(out) if norm else None
         kernels = C.form(c, r, s, pad, dilation)
         steps = C.count_steps(kernels, c, r, s)
         bias = Constant("bias", path) if f"{path}.bias" in self.shapes else None
         scale, shift = (Constant("scale", norm), Constant("shift", norm)) if norm else (None, None)
-        flags = BIAS * bool(bias) + RESIDUAL * bool(residual) + RAW * bool(y) + NORM * bool(norm)
+        flags = BIAS * bool(bias) + RESIDUAL * bool(residual) + RAW * raw + NORM * bool(norm)
         behind = bias, residual, scale, shift, y, y2
-        around = out.floats * (bool(residual) + bool(y) + bool(y2))       # floats that are moved behind the sum
+        around = out.floats * (bool(residual) + raw + bool(norm))         # floats that are moved behind the sum
         inputs, gflop = x.floats + out.pitch * steps * C.DEPTH, 2 * out.pixels * k * c * r * s / 1e9
 
         choices = []
@@ -212,16 +202,17 @@ class Plan:
         weight = Constant("rows" if kernels is C.ROWS else "weight", path)
         if splits == 1:
             self._launch(path, kernels[tile], grid, (x, weight, *behind, *geometry, flags), moved=inputs + around, gflop=gflop, sums=sums)
-            return
-        sums_apart = Activation(splits, out.pixels, 1, out.pitch)
-        self._launch(path, kernels[tile], grid, (x, weight, None, None, None, None, sums_apart, None, *geometry, RAW),
-                     moved=inputs + partial, gflop=gflop, sums=sums)
-        self._launch(path, sum_splits, (ceil(out.floats / 4 / THREADS),), (sums_apart, *behind, out.floats, out.pitch, splits, flags),
-                     moved=partial + around)
+        else:
+            sums_apart = Activation(splits, out.pixels, 1, out.pitch)
+            self._launch(path, kernels[tile], grid, (x, weight, None, None, None, None, sums_apart, None, *geometry, RAW),
+                         moved=inputs + partial, gflop=gflop, sums=sums, splits=splits)
+            self._launch(path, sum_splits, (ceil(out.floats / 4 / THREADS),), (sums_apart, *behind, out.floats, out.pitch, splits, flags),
+                         moved=partial + around)
+        return y, y2
 
     def _max_pool(self, path: str, x: Activation, norm: str) -> tuple[Activation, Activation]:
         """The stem's pool of x, 3×3 with stride 2, and the same after `norm`."""
-        p, q = (x.h - 1) // 2 + 1, (x.w - 1) // 2 + 1
+        p, q = output_size(x.h, 3, 2, 1), output_size(x.w, 3, 2, 1)
         y, y2 = Activation(x.n, p, q, x.c), Activation(x.n, p, q, x.c)
         self._launch(path, pool.max_pool, (ceil(y.floats / 4 / THREADS),),
                      (x, Constant("scale", norm), Constant("shift", norm), y, y2, y.floats, x.h, x.w, y.pitch, p, q, 3, 2, 1, RAW + NORM),
@@ -243,11 +234,11 @@ class Plan:
 
     # --- launches and places ------------------------------------------------------------------------------------------------------
 
-    def _launch(self, layer: str, kernel, grid: tuple, args: tuple, *, moved: int, gflop: float = 0.0, sums: float = 0.0) -> None:
-        """moved: floats to and from memory. sums: µs of arithmetic."""
+    def _launch(self, layer: str, kernel, grid: tuple, args: tuple, *, moved: int, gflop: float = 0.0, sums: float = 0.0,
+                splits: int = 1) -> None:
+        """moved: floats to and from memory. sums: µs of arithmetic. splits: how many blocks share a sum."""
         memory = self.gpu.moved_us(moved)
         bound = "sums" if sums > max(memory, LAUNCH) else "memory" if memory > LAUNCH else "launch"
-        splits = grid[2] if kernel.name.startswith("conv") else 1
         expected = Expected(layer, kernel.name, prod(grid) // splits, splits, gflop, 4 * moved / 1e6, max(sums, memory) + LAUNCH, bound)
         self.launches.append(Launch(kernel, grid, args, expected))
 

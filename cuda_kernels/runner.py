@@ -25,8 +25,8 @@ from npresnet.fast.packing import scale_and_shift
 from npresnet.variants import Variant
 from npresnet.weights import release
 
-from . import is_available
-from .backend import SIMULATOR, announced, as_device_array, configured, cuda, current_device, device_of, is_on_device, record, replay
+from . import check_available
+from .backend import SIMULATOR, announced, as_device_array, configured, cuda, current_device, device_of, record, replay
 from .conv2d import pack_weight
 from .performance import GPU, Forecast, gpu_like
 from .plan import LARGEST, Activation, Constant, Plan
@@ -39,8 +39,8 @@ class Ready:
     """A plan whose launches are bound to their places on the device: `launches` of (kernel, grid, arguments), and `calls`, the same ready
     to be called. The first reads `source` (n, C, H, W); `views` (n, K, P, Q) are of what is put out, by path."""
 
-    def __init__(self, plan: Plan, launches: list[tuple], views: dict[str, object], stream):
-        self.plan, self.launches, self.views, self.source = plan, launches, views, launches[0][2][0]
+    def __init__(self, plan: Plan, launches: list[tuple], source, views: dict[str, object], stream):
+        self.plan, self.launches, self.source, self.views = plan, launches, source, views
         self.calls = [configured(kernel, grid, stream) for kernel, grid, _ in launches]
         self.graph, self.passes = None, 0
 
@@ -55,10 +55,11 @@ class Runner:
         self.variant, self.params, self.output_stride, self.global_pool = variant, params, output_stride, global_pool
         self.shapes = {name: array.shape for name, array in params.items()}
         self.lock = threading.Lock()
+        check_available()
         with device_errors():
-            self.gpu, self.stream = this_gpu(), cuda.stream()
-            self.device = current_device()
-        self.nothing = self.workspace = None
+            self.gpu, self.device, self.stream = this_gpu(), current_device(), cuda.stream()
+            self.nothing = cuda.to_device(np.full(4, np.nan, np.float32))                 # stands where a kernel has nothing to read
+        self.workspace = None
         self.constants: dict[Constant, object] = {}
         self.plans: OrderedDict[tuple, Ready] = OrderedDict()
         self.limits: dict[tuple, int] = {}                        # how many pictures of a size fit, where memory set the limit
@@ -86,7 +87,7 @@ class Runner:
         return self._flat(self._maps(features, ["head.global_pool" if pre_logits else self._last()], head_only=True)[0])
 
     def trace(self, x) -> dict[str, np.ndarray]:
-        """Every layer's output by timm path, in forward order, as NumPy arrays. The kernels are those of `forward`; they only write more."""
+        """Every layer's output by timm path, in forward order, as NumPy arrays. The kernels are `forward`'s; they only write more."""
         parts: dict[str, list] = {}
         with self._device():
             for _, ready in self._groups(x, None, False):
@@ -110,8 +111,7 @@ class Runner:
                 end.record(self.stream)
                 end.synchronize()
                 times.append(cuda.event_elapsed_time(start, end))
-        return Forecast(self.variant.name, (ready.plan.n, *size), self.gpu, [launch.expected for launch in ready.plan.launches],
-                        float(np.median(times[2:])) if times else None)
+        return ready.plan.forecast(float(np.median(times[2:])) if times else None)
 
     def on_device(self, x):
         """x, which has `__cuda_array_interface__`, as an array of numba-cuda's, without a copy. Raises ValueError if it lies on another
@@ -141,7 +141,8 @@ class Runner:
     def _maps(self, x, wanted: list[str], head_only: bool = False) -> list:
         """What is called `wanted`, each (N, C, P, Q), of the pictures x, or of the feature maps x."""
         with self._device():
-            maps, empty = [], cuda.device_array if is_on_device(x) else np.empty
+            here = isinstance(x, np.ndarray)
+            maps, empty = [], np.empty if here else cuda.device_array
             if not len(x):
                 plan = self._plan(1, x.shape[1:], wanted, head_only)
                 return [empty((0, *shape[1:]), np.float32) for _, shape in plan.outputs.values()]
@@ -150,10 +151,10 @@ class Runner:
                 maps = maps or [empty((len(x), *ready.views[path].shape[1:]), np.float32) for path in wanted]
                 for y, path in zip(maps, wanted):
                     part = y if n == len(x) else y[start:start + n]
-                    if is_on_device(x):
-                        part.copy_to_device(ready.views[path], stream=self.stream)
-                    else:
+                    if here:
                         ready.views[path].copy_to_host(part, stream=self.stream)
+                    else:
+                        part.copy_to_device(ready.views[path], stream=self.stream)
         return maps
 
     def _groups(self, x, wanted: list[str] | None, head_only: bool):
@@ -161,12 +162,12 @@ class Runner:
         start = 0
         while start < len(x):
             ready = self._ready(len(x) - start, x.shape[1:], wanted, head_only)
-            if is_on_device(x):
-                self._run(ready, x, start)
-            else:
+            if isinstance(x, np.ndarray):
                 part = np.ascontiguousarray(x[start:start + ready.plan.n])
                 ready.source.copy_to_device(part, stream=self.stream)
                 self._run(ready)
+            else:
+                self._run(ready, x, start)
             yield start, ready
             self.stream.synchronize()                             # until then `part` has to stay, and what is put out may not be read
             start += ready.plan.n
@@ -205,12 +206,9 @@ class Runner:
             self.plans.clear()
             self.workspace = None                                 # the old one's memory first
             self.workspace = cuda.device_array(plan.size, np.float32)
-        if self.nothing is None:
-            self.nothing = cuda.to_device(np.full(4, np.nan, np.float32), stream=self.stream)
         launches = [(launch.kernel, launch.grid, [self._argument(arg) for arg in launch.args]) for launch in plan.launches]
-        n, c, h, w = plan.shape
-        launches[0][2][0] = launches[0][2][0][:n * c * h * w].reshape(n, c, h, w)
-        return Ready(plan, launches, {path: self._slice(y, shape) for path, (y, shape) in plan.outputs.items()}, self.stream)
+        source = self._slice(plan.source, plan.shape)
+        return Ready(plan, launches, source, {path: self._slice(y, shape) for path, (y, shape) in plan.outputs.items()}, self.stream)
 
     def _argument(self, arg):
         if isinstance(arg, Activation):
@@ -243,7 +241,7 @@ class Runner:
         (entry, *calls), ((kernel, _, args), *others) = ready.calls, ready.launches
         if ready.passes == 1:                                     # the first pass has compiled and loaded every kernel
             ready.graph = record(others)
-        with nullcontext() if ready.passes else compiled_code(kernel), announced():
+        with nullcontext() if ready.passes else compiled_code(kernel):
             entry(ready.source if pictures is None else pictures, *args[1:-1], np.int32(start))
             if not ready.graph:
                 for call, (_, _, args) in zip(calls, others):
@@ -254,15 +252,11 @@ class Runner:
 
 
 def this_gpu() -> GPU:
-    """The current device. Raises DeviceError, saying why, if there is none that can be used."""
-    available = is_available()
-    if not available:
-        raise DeviceError(f"the cuda backend can't run: {available.reason}; backend='numba' runs on the CPU")
+    """The current device."""
     if SIMULATOR:                                                 # few multiprocessors: fewer blocks to simulate
         return gpu_like("Numba's simulator", (8, 0), 4)
     device = cuda.get_current_device()
-    name = device.name.decode() if isinstance(device.name, bytes) else device.name
-    return gpu_like(name, tuple(device.compute_capability), device.MULTIPROCESSOR_COUNT)
+    return gpu_like(device.name, tuple(device.compute_capability), device.MULTIPROCESSOR_COUNT)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -277,9 +271,11 @@ def of_the_driver(error: BaseException) -> bool:
 
 @contextmanager
 def compiled_code(kernel):
-    """Where kernels are loaded for the first time: name the folder of compiled code, one of which is `kernel`'s, if it can't be used."""
+    """Where kernels are loaded for the first time: tells the user if they are compiled, and names the folder of compiled code, some of
+    which is `kernel`'s, if it can't be used."""
     try:
-        yield
+        with announced():
+            yield
     except Exception as error:                                    # from unpickling something damaged, anything can come
         if of_the_driver(error) or out_of_memory(error) or type(error).__module__.startswith("numba."):
             raise

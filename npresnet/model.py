@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
 
-from .errors import DeviceError, MissingDependencyError, WeightsError
+from .errors import WeightsError
 from .network import Network, no_tap
 from .variants import (COUNTER, DEMO, GLOBAL_POOLS, FeatureInfo, Variant, count_parameters, find_variant, parameter_shapes,
                        pretrained_cfg, take_indices)
@@ -115,8 +114,11 @@ class ResNetV2:
         x, take = self._check_pictures(x), list(self.feature_info.out_indices)
         if self.backend == "cuda":
             layers = self._network.trace(x)
-            end = list(layers).index(self.variant.taps(take, False, True)[1] if self.features_only else list(layers)[-1])
-            return dict(list(layers.items())[:end + 1])
+            if self.features_only:                                # as the reference, which stops behind the last map
+                paths = list(layers)
+                _, last = self.variant.taps(take, norm=False, stop_early=True)
+                layers = {path: layers[path] for path in paths[:paths.index(last) + 1]}
+            return layers
         network = self._reference(tap=layers.__setitem__)
         if self.features_only:
             network.forward_intermediates(x, take, stop_early=True)
@@ -308,16 +310,11 @@ def choose_backend(name: str) -> str:
     Raises ValueError if there is none of that name; for "cuda" MissingDependencyError without numba-cuda, DeviceError without a GPU for it.
     """
     if name == "auto":
-        name = os.environ.get("NPRESNET_BACKEND") or ("cuda" if _gpu() else "numba")
+        from cuda_kernels import is_available
+        name = os.environ.get("NPRESNET_BACKEND") or ("cuda" if is_available() else "numba")
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
-    if name == "cuda" and not (found := _gpu()):
-        kind = MissingDependencyError if find_spec("numba_cuda") is None else DeviceError
-        raise kind(f"backend 'cuda' can't be used: {found.reason}; 'numba' runs on the CPU")
+    if name == "cuda":
+        from cuda_kernels import check_available
+        check_available()
     return name
-
-
-def _gpu():
-    """`cuda_kernels.is_available()`: true, or false with a reason."""
-    from cuda_kernels import is_available
-    return is_available()

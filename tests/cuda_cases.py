@@ -112,8 +112,8 @@ def channels_last(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(padded, np.float32).ravel()
 
 
-def up(n: int, to: int) -> int:
-    return -(-n // to)
+def ceil_div(n: int, by: int) -> int:
+    return -(-n // by)
 
 
 def draw(rng, *shapes):
@@ -135,8 +135,8 @@ def naive():
         x, weight, bias, want = problem(geometry)
         memory, (n, k, p, q) = Memory(), want.shape
         y = memory.empty(n, k, p, q)
-        kernel = ladder.naive
-        kernel[(up(q, 4), up(p, 4), n * k), (4, 4, 1)](memory.put(x), memory.put(weight), memory.put(bias), y, *map(np.int32, geometry[6:]))
+        grid, block = (ceil_div(q, 4), ceil_div(p, 4), n * k), (4, 4, 1)                  # smaller than its own: fewer threads to simulate
+        ladder.naive[grid, block](memory.put(x), memory.put(weight), memory.put(bias), y, *map(np.int32, geometry[6:]))
         memory.check(f"naive {geometry}")
         assert_close(f"naive {geometry}", y.copy_to_host(), want + bias.reshape(-1, 1, 1), TOLERANCE)
 
@@ -146,8 +146,8 @@ def im2col():
         (x, weight, bias, want), r = problem(geometry), geometry[5]
         memory, (n, k, p, q), products = Memory(), want.shape, prod(weight.shape[1:])
         columns, y = memory.empty(products, n * p * q), memory.empty(k, n * p * q)
-        run(ladder.im2col, (up(n * p * q, 32), up(products, 8)), memory.put(x), columns, r, r, p, q, *geometry[6:])
-        grid = up(n * p * q, ladder.SIDE), up(k, ladder.SIDE)
+        run(ladder.im2col, (ceil_div(n * p * q, 32), ceil_div(products, 8)), memory.put(x), columns, r, r, p, q, *geometry[6:])
+        grid = ceil_div(n * p * q, ladder.SIDE), ceil_div(k, ladder.SIDE)
         run(ladder.tiled_gemm, grid, memory.put(weight.reshape(k, -1)), columns, memory.put(bias), y)
         memory.check(f"im2col {geometry}")
         got = y.copy_to_host().reshape(k, n, p, q).transpose(1, 0, 2, 3)
@@ -159,8 +159,8 @@ def implicit():
         (x, weight, bias, want), r = problem(geometry), geometry[5]
         memory, (n, k, p, q) = Memory(), want.shape
         y = memory.empty(n, k, p * q)
-        run(ladder.implicit_gemm, (up(n * p * q, ladder.TILE), up(k, ladder.TILE)), memory.put(x), memory.put(weight.reshape(k, -1)),
-            memory.put(bias), y, r * r, r, p, q, *geometry[6:])
+        run(ladder.implicit_gemm, (ceil_div(n * p * q, ladder.TILE), ceil_div(k, ladder.TILE)), memory.put(x),
+            memory.put(weight.reshape(k, -1)), memory.put(bias), y, r * r, r, p, q, *geometry[6:])
         memory.check(f"implicit {geometry}")
         assert_close(f"implicit {geometry}", y.copy_to_host().reshape(want.shape), want + bias.reshape(-1, 1, 1), TOLERANCE)
 
@@ -173,12 +173,12 @@ def rung_4(geometry, flags, tile=(64, 64), splits=1):
     pixels, wide, deep = n * p * q, k + -k % 4, c + -c % 4
     residual, scale, shift = draw(np.random.default_rng([7, *geometry]), want.shape, (wide,), (wide,))
     memory, kernels = Memory(), ladder.form(c, r, r, pad, dilation)
-    share = up(ladder.count_steps(kernels, c, r, r), splits)
-    splits = up(ladder.count_steps(kernels, c, r, r), share)
+    share = ceil_div(ladder.count_steps(kernels, c, r, r), splits)
+    splits = ceil_div(ladder.count_steps(kernels, c, r, r), share)
     per_channel = [memory.put(np.pad(vector, (0, wide - len(vector)))) for vector in (bias, scale, shift)]
     behind = per_channel[0], memory.put(channels_last(residual)), *per_channel[1:]
     y, y2, nothing = memory.empty(pixels * wide), memory.empty(pixels * wide), memory.empty(4)
-    kernel, grid = kernels[tile], (up(pixels, tile[0]), up(wide, tile[1]), splits)
+    kernel, grid = kernels[tile], (ceil_div(pixels, tile[0]), ceil_div(wide, tile[1]), splits)
     inputs = memory.put(channels_last(x)), memory.put(ladder.pack_weight(weight, kernels is ladder.ROWS))
     sizes = pixels, h, w, deep, wide, p, q, r, r, stride, pad, dilation, share
     if splits == 1:
@@ -186,8 +186,8 @@ def rung_4(geometry, flags, tile=(64, 64), splits=1):
     else:
         partial = memory.empty(splits * pixels * wide)
         run(kernel, grid, *inputs, nothing, nothing, nothing, nothing, partial, nothing, *sizes, norm.RAW)
-        run(norm.sum_splits, (up(pixels * wide, 4 * norm.THREADS),), partial, *behind, y, y2, pixels * wide, wide, splits, flags)
-    what = f"{kernel.name if hasattr(kernel, 'name') else 'conv'} {geometry} flags {flags} splits {splits}"
+        run(norm.sum_splits, (ceil_div(pixels * wide, 4 * norm.THREADS),), partial, *behind, y, y2, pixels * wide, wide, splits, flags)
+    what = f"{kernel.name} {geometry} flags {flags} splits {splits}"
     memory.check(what)
     if flags & norm.BIAS:
         want = want + bias.reshape(-1, 1, 1)
@@ -242,7 +242,7 @@ def norms():
         x[0, 0] = np.nan
         memory = Memory()
         y = memory.empty(pixels * channels)
-        run(norm.norm_act, (up(pixels * channels, 4 * norm.THREADS),), memory.put(x.ravel()), memory.put(scale), memory.put(shift), y,
+        run(norm.norm_act, (ceil_div(pixels * channels, 4 * norm.THREADS),), memory.put(x.ravel()), memory.put(scale), memory.put(shift), y,
             pixels * channels, channels)
         memory.check("norm_act")
         assert_close(f"norm_act {pixels}×{channels}", y.copy_to_host().reshape(x.shape), np.maximum(x * scale + shift, 0), 1e-6)
@@ -258,7 +258,7 @@ def pools():
             want = ops.max_pool2d(x, 3, 2, 1)
             memory, (p, q) = Memory(), want.shape[2:]
             y, y2 = memory.empty(want.size), memory.empty(want.size)
-            run(pool.max_pool, (up(want.size, 4 * norm.THREADS),), memory.put(channels_last(x)), memory.put(scale), memory.put(shift),
+            run(pool.max_pool, (ceil_div(want.size, 4 * norm.THREADS),), memory.put(channels_last(x)), memory.put(scale), memory.put(shift),
                 y, y2, want.size, h, w, c, p, q, 3, 2, 1, flags)
             memory.check("max_pool")
             normed = np.maximum(want * scale.reshape(-1, 1, 1) + shift.reshape(-1, 1, 1), 0)
@@ -272,14 +272,14 @@ def pools():
         for stride, all_count, want in ((2, 0, hanging_over), (1, 1, zeros_count)):
             memory, (p, q) = Memory(), want.shape[2:]
             y = memory.empty(want.size)
-            run(pool.avg_pool, (up(want.size, 4 * norm.THREADS),), memory.put(channels_last(x)), y, want.size, h, w, c, p, q, stride,
+            run(pool.avg_pool, (ceil_div(want.size, 4 * norm.THREADS),), memory.put(channels_last(x)), y, want.size, h, w, c, p, q, stride,
                 all_count)
             memory.check("avg_pool")
             assert_close(f"avg_pool {x.shape} stride {stride}", first(y, want), want, 1e-6)
         for name, kind in (("avg", pool.MEAN), ("max", pool.MAX), ("avgmax", pool.MEANMAX), ("catavgmax", pool.CATMEANMAX)):
             memory, want = Memory(), ops.global_pool(x, name)
             y = memory.empty(want.size)
-            run(pool.global_pool, (up(c, 4 * pool.QUADS), n), memory.put(channels_last(x)), y, h * w, c, want.shape[1], kind)
+            run(pool.global_pool, (ceil_div(c, 4 * pool.QUADS), n), memory.put(channels_last(x)), y, h * w, c, want.shape[1], kind)
             memory.check("global_pool")
             assert_close(f"global_pool {x.shape} {name}", first(y, want), want, 1e-6)
 
@@ -294,10 +294,10 @@ def layouts():
         for there in (memory.put(x), memory.put(wide)[:, :, ::2, 1:w + 1]):               # contiguous, and with gaps
             for first in {0, n - 1}:
                 y = memory.empty(flat.size // n * (n - first))
-                run(layout.channels_last, (up(h * w, layout.SIDE), up(pitch, layout.SIDE), n - first), there, y, pitch, first)
+                run(layout.channels_last, (ceil_div(h * w, layout.SIDE), ceil_div(pitch, layout.SIDE), n - first), there, y, pitch, first)
                 np.testing.assert_array_equal(y.copy_to_host(), flat[flat.size // n * first:])
         back = memory.empty(x.size)
-        run(layout.channels_first, (up(h * w, layout.SIDE), up(c, layout.SIDE), n), memory.put(flat), back, h * w, c, pitch)
+        run(layout.channels_first, (ceil_div(h * w, layout.SIDE), ceil_div(c, layout.SIDE), n), memory.put(flat), back, h * w, c, pitch)
         memory.check("layouts")
         np.testing.assert_array_equal(back.copy_to_host().reshape(x.shape), x)
 

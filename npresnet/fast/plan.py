@@ -17,6 +17,7 @@ from math import gcd
 
 import numpy as np
 
+from ..ops.conv import output_size
 from ..variants import BASIC, StagePlan, Variant, conv_padding
 from ..weights import release
 from . import loops as L
@@ -104,7 +105,7 @@ class Plan:
                 x = self._conv(path, x, stride=2 if i == 0 else 1, norm=f"stem.norm{i + 1}", border=1)
         last = self.variant.stem_convs[-1]
         stem = self.tensors[last] = self._conv(last, x, stride=1 if self.variant.stem else 2)
-        p, q = (stem.h - 1) // 2 + 1, (stem.w - 1) // 2 + 1
+        p, q = output_size(stem.h, 3, 2, 1), output_size(stem.w, 3, 2, 1)
         raw, pre = self._tensor(p, q, stem.c), self._tensor(p, q, stem.c, border=wide)
         self._op("stem.pool", L.MAXPOOL, p, "max pool", src=stem, dst=raw, two=pre, CHANNELS=stem.c, H=stem.h, W=stem.w,
                  **self._norm("stages.0.blocks.0.norm1"))
@@ -189,7 +190,7 @@ class Plan:
         path, input and stride; 1×1), and `two` = ReLU(`then`) of that."""
         k, c, r, s = self.params[f"{path}.weight"].shape
         pad = conv_padding(r, stride, dilation)
-        p, q = ((n + 2 * pad - dilation * (r - 1) - 1) // stride + 1 for n in (x.h, x.w))
+        p, q = output_size(x.h, r, stride, pad, dilation), output_size(x.w, s, stride, pad, dilation)
         y = into or self._tensor(p, q, k, border=border, role=role_of(path))
         if norm:
             self.tensors[norm] = y

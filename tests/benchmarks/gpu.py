@@ -108,10 +108,9 @@ def start_cuda(contender: str, x: np.ndarray):
     model = npresnet.create_model(MODEL, backend="cuda")
     model.load_state_dict(state())
     pictures = cuda.to_device(x) if contender == "cuda-device" else x
-    forecast = model._network.plan(x.shape[1:], len(x), runs=1).ms
-    name = cuda.get_current_device().name
-    about = dict(device=name.decode() if isinstance(name, bytes) else name, version=f"numba-cuda {numba_cuda.__version__}",
-                 forecast_ms=forecast if contender == "cuda-device" else None)
+    forecast = model._network.plan(x.shape[1:], len(x), runs=1)
+    about = dict(device=forecast.gpu.name, version=f"numba-cuda {numba_cuda.__version__}",
+                 forecast_ms=forecast.ms if contender == "cuda-device" else None)
     host = lambda y: y if isinstance(y, np.ndarray) else y.copy_to_host()
     return lambda: model(pictures), lambda: host(model(pictures))[0], about
 
