@@ -165,7 +165,7 @@ class Plan:
     def _tensor(self, h: int, w: int, c: int, *, pictures: int = 1, border: int = 0, tight: bool = False, role: str = "") -> Tensor:
         """A new activation; or, if it has a role, the one of this shape that has it in other blocks of the stage. So within a stage every
         place belongs to one tensor, and every part of that to one thread: no core writes where another one has just written."""
-        key = role, h, w, c, pictures
+        key = role, h, w, c, pictures, border                             # what a border of zeros surrounds must lie apart
         if key in self.roles:
             return self.roles[key]
         self.all.append(Tensor(pictures, h, w, c, border, extra=3 if border == 1 and not tight else 0, tight=tight))
