@@ -12,13 +12,13 @@ Source: NVIDIA, "CUDA C++ Programming Guide", device memory accesses; LLVM langu
 """
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from contextlib import nullcontext, suppress
-from pathlib import Path
 
 import numpy as np
+
+from npresnet.lower.sources import named_by_sources
 
 MISSING = "numba-cuda is not installed: pip install 'npresnet[cuda]' (or 'npresnet[cuda12]')"
 
@@ -28,7 +28,6 @@ try:
 except ImportError as error:
     raise ImportError(MISSING) from error
 
-SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[:8]
 SIMULATOR = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
 FLAT, STRIDED, INT = cuda_types.float32[::1], cuda_types.float32[:, :, :, :], cuda_types.int32       # types of kernels' arguments
 
@@ -126,11 +125,11 @@ def jit(signature: tuple, block: int | tuple[int, int], resident: int = 1):
     """Decorator: a kernel for arguments of the Numba types `signature`, launched with `block` threads, and with registers so few that
     `resident` blocks fit on a multiprocessor. It keeps all that as attributes, and its compiled code on disk.
 
-    On disk a kernel is known by its file's date and its qualified name, which gets a digest of all files here: a kernel is compiled
-    anew after a change to a device function that it calls, wherever that stands.
+    On disk a kernel is known by a name that says from which sources it was made: it is compiled anew after
+    a change to a device function that it calls, wherever that stands.
     """
     def make(function):
-        function.__qualname__ = f"{function.__name__}_{SOURCES}"
+        named_by_sources(function, __package__)
         block_shape = (block,) if isinstance(block, int) else block
         threads = math.prod(block_shape)
         if SIMULATOR:

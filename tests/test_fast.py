@@ -353,7 +353,7 @@ def test_compiled_code_is_kept_and_damage_reported(tmp_path):
     first, second = (classify(ROOT, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert "compiling the fast engine" in first.stderr and second.stderr == "", second.stderr
     assert first.stdout == second.stdout and "tench" in first.stdout
-    for path in tmp_path.rglob("*run-*.nbc"):
+    for path in tmp_path.rglob("*run_*.nbc"):
         path.write_bytes(path.read_bytes()[:1000])
     third = classify(ROOT, NUMBA_CACHE_DIR=str(tmp_path))
     assert third.returncode == 1 and "delete that folder" in third.stderr and str(tmp_path) in third.stderr, third.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 import llvmlite.binding as llvm
 from numba import config, njit
 
+from ..lower.sources import named_by_sources
+
 
 def features() -> set[str]:
     """The instruction sets that Numba compiles for: the host's, or those of NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
@@ -32,7 +34,9 @@ MR, NR = SIZES[0], VL * NV                                        # the largest 
 
 
 def compiled(function):
-    """`function` compiled by Numba, free of the interpreter's lock; kept on disk where there is a folder to keep it in."""
+    """`function` compiled by Numba, free of the interpreter's lock; kept on disk where there is a folder
+    to keep it in, under a name that says from which sources it was made."""
+    named_by_sources(function, __package__)
     try:
         return njit(nogil=True, cache=True)(function)
     except RuntimeError:                                          # nowhere to write: compile anew in each process
