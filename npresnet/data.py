@@ -1,56 +1,74 @@
-"""Pictures in: reading any picture file as a person would see it, and timm's evaluation transform, bit for bit.
+"""Pictures in: reading a file as a person would see it, and timm's evaluation transform.
 
-`load_image` turns a file into an upright RGB picture. `create_transform` turns a picture into the network's input exactly as timm
-does: resize the short edge, cut out the centre, scale to [0, 1], normalise. The two are kept apart because timm leaves the first to
-its caller.
+`load_image` turns a file into an upright RGB picture. `create_transform` turns a picture into the
+network's input as timm does, bit for bit: resize the short edge, cut out the centre, scale to
+[0, 1], normalise. The two are kept apart because timm leaves the first to its caller.
 
-Source: timm `data/config.py`, `data/transforms_factory.py`, `data/transforms.py` (1.0.31); torchvision `transforms/functional.py`.
+Source: timm `data/config.py`, `data/transforms_factory.py`, `data/transforms.py` (1.0.31);
+torchvision `transforms/functional.py`.
 """
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError, printable
+
+if TYPE_CHECKING:
+    from .model import ResNetV2
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 CROP_MODES = ("center", "squash", "border")
+DEFAULTS: dict[str, Any] = dict(interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD,
+                                crop_pct=0.875, crop_mode="center")
 
 
-def resolve_model_data_config(model, args: Mapping | None = None, pretrained_cfg: Mapping | None = None,
-                              use_test_size: bool = False) -> dict:
-    """How `model` wants its pictures: the keyword arguments of `create_transform`. As timm's function of that name.
+def resolve_model_data_config(model: ResNetV2, args: Mapping[str, Any] | None = None,
+                              pretrained_cfg: Mapping[str, Any] | None = None,
+                              use_test_size: bool = False) -> dict[str, Any]:
+    """How `model` wants its pictures: the keyword arguments of `create_transform`.
 
-    use_test_size: the larger size that the weights were evaluated at, where there is one (288 for resnetv2_50.a1h_in1k).
-    args: values to use instead (input_size, img_size, in_chans, interpolation, mean, std, crop_pct, crop_mode); pretrained_cfg: a
-    configuration to use instead of the model's.
+    As timm's function of that name.
+    use_test_size: the larger size that the weights were evaluated at, where there is one (288 for
+    resnetv2_50.a1h_in1k).
+    args: values to use instead (input_size, img_size, in_chans, interpolation, mean, std, crop_pct,
+    crop_mode); pretrained_cfg: a configuration to use instead of the model's.
     """
-    return resolve_data_config(args, pretrained_cfg or model.pretrained_cfg, use_test_size=use_test_size)
+    cfg = pretrained_cfg or model.pretrained_cfg
+    return resolve_data_config(args, cfg, use_test_size=use_test_size)
 
 
-def resolve_data_config(args: Mapping | None = None, pretrained_cfg: Mapping | None = None, model=None,
-                        use_test_size: bool = False) -> dict:
-    """As `resolve_model_data_config`, from a configuration. Raises ValueError if a value doesn't fit."""
+def resolve_data_config(args: Mapping[str, Any] | None = None,
+                        pretrained_cfg: Mapping[str, Any] | None = None,
+                        model: ResNetV2 | None = None,
+                        use_test_size: bool = False) -> dict[str, Any]:
+    """As `resolve_model_data_config`, from a configuration.
+
+    Raises ValueError if a value doesn't fit.
+    """
     args = {key: value for key, value in (args or {}).items() if value is not None}
     cfg = dict(pretrained_cfg or (model.pretrained_cfg if model is not None else {}))
     if use_test_size:
-        cfg |= {key.removeprefix("test_"): cfg[key] for key in ("test_input_size", "test_crop_pct") if cfg.get(key)}
+        for key in ("test_input_size", "test_crop_pct"):
+            if cfg.get(key):
+                cfg[key.removeprefix("test_")] = cfg[key]
     channels = args.get("in_chans", args.get("chans", 3))
-    size = args.get("input_size") or (args.get("img_size") and (channels, args["img_size"], args["img_size"]))
+    size, edge = args.get("input_size"), args.get("img_size")
+    if edge and not size:
+        size = (channels, edge, edge)
     size = tuple(size or cfg.get("input_size") or (channels, 224, 224))
     if len(size) != 3:
         raise ValueError(f"input_size must be (channels, height, width), not {size}")
-    config = dict(input_size=size)
-    for key, default in (("interpolation", "bicubic"), ("mean", IMAGENET_MEAN), ("std", IMAGENET_STD), ("crop_pct", 0.875),
-                         ("crop_mode", "center")):
+    config: dict[str, Any] = dict(input_size=size)
+    for key, default in DEFAULTS.items():
         value = args.get(key) or cfg.get(key) or default
         if key in ("mean", "std") and key in args:
             value = tuple(value) * (size[0] if len(value) == 1 else 1)
@@ -60,30 +78,41 @@ def resolve_data_config(args: Mapping | None = None, pretrained_cfg: Mapping | N
     return config
 
 
-def create_transform(input_size: int | tuple[int, ...] = 224, is_training: bool = False, interpolation: str = "bilinear",
-                     mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD, crop_pct: float | None = None,
+def create_transform(input_size: int | tuple[int, ...] = 224, is_training: bool = False,
+                     interpolation: str = "bilinear", mean: tuple[float, ...] = IMAGENET_MEAN,
+                     std: tuple[float, ...] = IMAGENET_STD, crop_pct: float | None = None,
                      crop_mode: str | None = None, normalize: bool = True) -> EvalTransform:
-    """timm's evaluation transform: a function from a PIL picture to an array (C, H, W). Usually `create_transform(**data_config)`.
+    """timm's evaluation transform: a function from a PIL picture to an array (C, H, W).
 
-    input_size: an edge, (H, W) or (C, H, W). crop_pct: the share of the resized picture that is kept. crop_mode: "center" (short edge
-    resized, the rest cut off), "squash" (aspect ratio given up), "border" (long edge resized, the rest filled with the mean).
-    normalize=False gives the uint8 pixels. Raises ValueError on a bad value, and for is_training=True: npresnet doesn't train.
+    It is usually made by `create_transform(**data_config)`.
+    input_size: an edge, (H, W) or (C, H, W). crop_pct: the share of the resized picture that is
+    kept. crop_mode: "center" (short edge resized, the rest cut off), "squash" (aspect ratio given
+    up), "border" (long edge resized, the rest filled with the mean). normalize=False gives the
+    uint8 pixels.
+    Raises ValueError on a bad value, and for is_training=True: npresnet doesn't train.
     """
     if is_training:
         raise ValueError("npresnet has no training transforms: give is_training=False")
     size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)[-2:]
     if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"unknown interpolation {interpolation!r}: choose one of {', '.join(INTERPOLATIONS)}")
+        raise ValueError(f"unknown interpolation {interpolation!r}: "
+                         f"choose one of {', '.join(INTERPOLATIONS)}")
     if (crop_mode or "center") not in CROP_MODES:
         raise ValueError(f"unknown crop_mode {crop_mode!r}: choose one of {', '.join(CROP_MODES)}")
-    if len(size) != 2 or min(size) < 1 or not (crop_pct is None or crop_pct > 0) or len(mean) != len(std):
-        raise ValueError(f"bad transform: input_size {input_size}, crop_pct {crop_pct}, mean {mean}, std {std}")
-    return EvalTransform(size, crop_pct or 0.875, crop_mode or "center", interpolation, tuple(mean), tuple(std), normalize)
+    bad_crop = crop_pct is not None and not crop_pct > 0
+    if len(size) != 2 or min(size) < 1 or bad_crop or len(mean) != len(std):
+        raise ValueError(f"bad transform: input_size {input_size}, crop_pct {crop_pct}, "
+                         f"mean {mean}, std {std}")
+    return EvalTransform(size, crop_pct or 0.875, crop_mode or "center", interpolation,
+                         tuple(mean), tuple(std), normalize)
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """A picture → the network's input. `crop` gives the pixels (PIL), a call the array; both leave the picture as it is."""
+    """A picture → the network's input.
+
+    `crop` gives the pixels (PIL), a call the array; both leave the picture as it is.
+    """
     size: tuple[int, int]
     crop_pct: float
     crop_mode: str
@@ -93,27 +122,34 @@ class EvalTransform:
     normalize: bool = True
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """A picture with 8 bits a band (RGB as a rule) → (C, H, W) float32, (pixel / 255 − mean) / std; uint8 if not `normalize`.
+        """A picture with 8 bits a band (RGB as a rule) → (C, H, W) float32.
 
-        Raises ValueError if the picture's bands don't fit `mean`: convert it first, image.convert("RGB").
+        The numbers are (pixel / 255 − mean) / std, or the uint8 pixels if not `normalize`.
+        Raises ValueError if the picture's bands don't fit `mean`: convert it first,
+        image.convert("RGB").
         """
         bands = len(image.getbands())
-        if bands != len(self.mean) or image.mode in ("I", "F", "P", "1") or image.mode.startswith("I;"):
-            raise ValueError(f"expected a picture of {len(self.mean)} bands with 8 bits each, got mode {image.mode!r}; "
-                             "convert it with image.convert('RGB')")
-        pixels = np.asarray(self.crop(image)).reshape(*self.size, bands).transpose(2, 0, 1)          # (C, H, W) uint8
+        eight_bits = image.mode not in ("I", "F", "P", "1") and not image.mode.startswith("I;")
+        if bands != len(self.mean) or not eight_bits:
+            raise ValueError(f"expected a picture of {len(self.mean)} bands with 8 bits each, "
+                             f"got mode {image.mode!r}; convert it with image.convert('RGB')")
+        pixels = np.asarray(self.crop(image)).reshape(*self.size, bands)    # (H, W, C) uint8
+        pixels = pixels.transpose(2, 0, 1)                                  # (C, H, W)
         if not self.normalize:
             return np.ascontiguousarray(pixels)
-        x = np.ascontiguousarray(pixels, np.float32) / np.float32(255)                               # (C, H, W) in [0, 1]
+        x = np.ascontiguousarray(pixels, np.float32) / np.float32(255)      # (C, H, W) in [0, 1]
         mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
-        return (x - mean) / std                                                                      # (C, H, W)
+        return (x - mean) / std                                             # (C, H, W)
 
     def crop(self, image: Image.Image) -> Image.Image:
-        """The picture resized and cut to `size`, before any arithmetic: what the network gets to see.
+        """The picture resized and cut to `size`: what the network sees, before any arithmetic.
 
-        Raises ImageError if it is so thin that, resized, it would have more pixels than Pillow's limit.
+        Raises ImageError if it is so thin that, resized, it would have more pixels than Pillow's
+        limit.
         """
-        (h, w), scale = self.size, tuple(math.floor(edge / self.crop_pct) for edge in self.size)     # (height, width) before the cut
+        h, w = self.size
+        # (height, width) before the cut:
+        scale = math.floor(h / self.crop_pct), math.floor(w / self.crop_pct)
         fill: int | tuple[int, ...] = 0
         if self.crop_mode == "squash":
             resized = scale
@@ -122,79 +158,100 @@ class EvalTransform:
             fill = tuple(round(255 * m) for m in self.mean)
         elif scale[0] == scale[1]:
             short, long = sorted(image.size)
-            long = int(scale[0] * long / short)                                                      # cut off, not rounded
+            long = int(scale[0] * long / short)                     # cut off, not rounded
             resized = (long, scale[0]) if image.width <= image.height else (scale[0], long)
         else:
             resized = _keep_ratio(image, scale, min)
         if resized != (image.height, image.width):
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and resized[0] * resized[1] > limit:
-                raise ImageError(f"is too thin ({image.width}×{image.height}): resized to {resized[1]}×{resized[0]} it would have more pixels "
+                raise ImageError(f"is too thin ({image.width}×{image.height}): "
+                                 f"resized to {resized[1]}×{resized[0]} it would have more pixels "
                                  f"than the limit of {limit:,}; cut it first")
             image = image.resize((resized[1], resized[0]), INTERPOLATIONS[self.interpolation])
         return _centre_crop(image, h, w, fill)
 
 
-def _keep_ratio(image: Image.Image, scale: tuple[int, int], fit) -> tuple[int, int]:
-    """(height, width) of `image` resized until its larger (fit=max) or smaller (min) relative edge fits `scale`."""
+def _keep_ratio(image: Image.Image, scale: tuple[int, int],
+                fit: Callable[[float, float], float]) -> tuple[int, int]:
+    """(height, width) of `image` resized until one of its edges fits `scale`.
+
+    That edge is the larger one, relative to `scale`, with fit=max, and the smaller one with min.
+    """
     ratio = fit(image.height / scale[0], image.width / scale[1])
     return round(image.height / ratio), round(image.width / ratio)
 
 
-def _centre_crop(image: Image.Image, h: int, w: int, fill) -> Image.Image:
-    """The h×w pixels in the middle; a smaller picture gets a border of `fill` first, the odd pixel right and below."""
+def _centre_crop(image: Image.Image, h: int, w: int,
+                 fill: int | tuple[int, ...]) -> Image.Image:
+    """The h×w pixels in the middle.
+
+    A smaller picture gets a border of `fill` first, the odd pixel right and below.
+    """
     across, down = max(w - image.width, 0), max(h - image.height, 0)
     if across or down:
-        image = ImageOps.expand(image, (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2), fill)
-    top, left = int(round((image.height - h) / 2.0)), int(round((image.width - w) / 2.0))            # half to even
+        border = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
+        image = ImageOps.expand(image, border, fill)
+    top = int(round((image.height - h) / 2.0))                      # half to even
+    left = int(round((image.width - w) / 2.0))
     return image if image.size == (w, h) else image.crop((left, top, left + w, top + h))
 
 
 def load_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
     """A picture file as an upright RGB picture, the way a person sees it.
 
-    The first frame of an animation, turned as its EXIF orientation says, transparency over white, 16-bit and floating-point grey
-    scaled to 8 bits. Raises ImageError, naming the file, if it can't be read, isn't a picture, is truncated, empty, or has more
-    pixels than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
+    The first frame of an animation, turned as its EXIF orientation says, transparency over white,
+    16-bit and floating-point grey scaled to 8 bits.
+    Raises ImageError, naming the file, if it can't be read, isn't a picture, is truncated, empty,
+    or has more pixels than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    name = printable(file if isinstance(file, (str, os.PathLike)) else getattr(file, "name", "picture"))
+    is_path = isinstance(file, (str, os.PathLike))
+    name = printable(file if is_path else getattr(file, "name", "picture"))
     try:
         with Image.open(file) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if 0 in image.size:
                 raise ImageError(f"{name}: has no pixels ({image.width}×{image.height})")
             if limit is not None and image.width * image.height > limit:
-                raise ImageError(f"{name}: {image.width}×{image.height} pixels are more than the limit of {limit:,}; "
-                                 "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it")
+                raise ImageError(f"{name}: {image.width}×{image.height} pixels are more than the "
+                                 f"limit of {limit:,}; make it smaller, or raise "
+                                 "PIL.Image.MAX_IMAGE_PIXELS if you trust it")
             image.load()
             return _to_rgb(_upright(image), sixteen_bit=image.format in ("PNG", "PPM"))
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
-    except Image.UnidentifiedImageError:
-        empty = isinstance(file, (str, os.PathLike)) and Path(file).stat().st_size == 0
-        raise ImageError(f"{name}: {'is empty' if empty else 'is not a picture that Pillow can read, or is badly damaged'}") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{name}: has far more pixels than the limit of {Image.MAX_IMAGE_PIXELS:,}; make it smaller") from None
-    except OSError as error:
-        why = error.strerror.lower() if error.strerror else f"is truncated or damaged ({printable(error)})"
+    except UnidentifiedImageError:
+        why = "is not a picture that Pillow can read, or is badly damaged"
+        if isinstance(file, (str, os.PathLike)) and Path(file).stat().st_size == 0:
+            why = "is empty"
         raise ImageError(f"{name}: {why}") from None
-    except Exception as error:                                    # a hostile file can make a decoder raise anything
-        raise ImageError(f"{name}: can't be decoded ({printable(f'{type(error).__name__}: {error}')})") from error
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: has far more pixels than the limit of "
+                         f"{Image.MAX_IMAGE_PIXELS:,}; make it smaller") from None
+    except OSError as error:
+        why = f"is truncated or damaged ({printable(error)})"
+        if error.strerror:
+            why = error.strerror.lower()
+        raise ImageError(f"{name}: {why}") from None
+    except Exception as error:      # a hostile file can make a decoder raise anything
+        why = printable(f"{type(error).__name__}: {error}")
+        raise ImageError(f"{name}: can't be decoded ({why})") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:                                             # damaged EXIF data; the pixels are fine
+    except Exception:               # damaged EXIF data; the pixels are fine
         return image
 
 
 def _to_rgb(image: Image.Image, sixteen_bit: bool) -> Image.Image:
     """sixteen_bit: the file's format has no wider grey, though Pillow may keep it in 32 bits."""
-    if image.mode.startswith("I") or image.mode == "F":           # 16-bit, 32-bit or floating-point grey
-        return Image.fromarray(_to_8_bits(np.asarray(image), sixteen_bit or image.mode.startswith("I;16"))).convert("RGB")
+    if image.mode.startswith("I") or image.mode == "F":     # 16-bit, 32-bit or floating-point grey
+        sixteen_bit = sixteen_bit or image.mode.startswith("I;16")
+        return Image.fromarray(_to_8_bits(np.asarray(image), sixteen_bit)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -203,12 +260,19 @@ def _to_rgb(image: Image.Image, sixteen_bit: bool) -> Image.Image:
 
 
 def _to_8_bits(grey: np.ndarray, sixteen_bit: bool) -> np.ndarray:
-    """Grey values (H, W) → uint8, from 0…65535 if `sixteen_bit`, else from the range that their largest value says they are meant in."""
+    """Grey values (H, W) → uint8.
+
+    They are taken to lie in 0…65535 if `sixteen_bit`, else in the range that their largest value
+    says they are meant in.
+    """
     floating = grey.dtype.kind == "f"
     grey = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0)
     low, high = grey.min(), grey.max()
-    if low < 0 or high > 65535:                                   # no customary range: stretch what there is
+    if low < 0 or high > 65535:     # no customary range: stretch what there is
         grey, top = grey - low, high - low
+    elif sixteen_bit and not floating:
+        top = 65535
     else:
-        top = 65535 if sixteen_bit and not floating else next(t for t in (1, 255, 65535) if high <= t and (floating or t > 1))
+        ranges = (1, 255, 65535) if floating else (255, 65535)
+        top = next(largest for largest in ranges if high <= largest)
     return np.round(grey * 255 / (top or 1)).astype(np.uint8)
