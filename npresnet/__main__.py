@@ -4,8 +4,12 @@ import sys
 
 
 def run() -> int:
-    """The command line as a process of its own. Numba brings half a million objects that live until the end: looking through them for
-    garbage, again and again while they are loaded and once more at the exit, would take a third of the time to an answer."""
+    """The command line as a process of its own.
+
+    Numba brings half a million objects that live until the end. Looking through them for garbage,
+    again and again while they are loaded and once more at the exit, would take a third of the time
+    to an answer.
+    """
     gc.set_threshold(200_000, 20, 20)
     from .cli import main
     code = main()

@@ -1,4 +1,7 @@
-"""What npresnet raises when something outside of it is wrong. Each message is one line that names the file and what to do next."""
+"""What npresnet raises when something outside of it is wrong.
+
+Each message is one line that names the file and what to do next.
+"""
 
 
 class NpresnetError(Exception):
@@ -6,7 +9,10 @@ class NpresnetError(Exception):
 
 
 class WeightsError(NpresnetError):
-    """A weights file or state dict that can't be used: names the file, the tensor, what was expected and what was found."""
+    """A weights file or state dict that can't be used.
+
+    It names the file, the tensor, what was expected and what was found.
+    """
 
 
 class ImageError(NpresnetError):
@@ -14,7 +20,7 @@ class ImageError(NpresnetError):
 
 
 class DownloadError(NpresnetError):
-    """Published weights that could not be had: no network, no such file, or none were ever published."""
+    """Published weights that could not be had: no network, no such file, or never published."""
 
 
 class MissingDependencyError(NpresnetError, ImportError):
@@ -22,11 +28,15 @@ class MissingDependencyError(NpresnetError, ImportError):
 
 
 class DeviceError(NpresnetError):
-    """A GPU that can't be used: no driver, no device, one that is too old, or too little memory on it."""
+    """A GPU that can't be used: no driver, no device, one too old, or too little memory on it."""
 
 
 def printable(name: object) -> str:
-    """A name that came from outside (a file's, a tensor's) as one line that any terminal shows; what can't be printed is escaped."""
+    """A name that came from outside (a file's, a tensor's) as one line that any terminal shows.
+
+    What can't be printed is escaped.
+    """
     text = str(name)
-    text = text if len(text) <= 5000 else text[:5000] + "…"       # longer than any path: a hostile file's tensor
+    if len(text) > 5000:            # longer than any path: a hostile file's tensor
+        text = text[:5000] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

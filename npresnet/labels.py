@@ -1,6 +1,7 @@
 """What the numbers of a classifier mean: the 1,000 ImageNet classes, and the demo's ten.
 
-Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge", arXiv 1409.0575; names from WordNet 3.0.
+Source: Russakovsky et al. 2015, "ImageNet Large Scale Visual Recognition Challenge",
+arXiv 1409.0575; names from WordNet 3.0.
 """
 from __future__ import annotations
 
@@ -13,22 +14,32 @@ if TYPE_CHECKING:
 
 
 class Label(NamedTuple):
-    """One class. index: its number in the classifier. wnid: its WordNet id, None if unknown. name: its lemmas, comma-separated."""
-    index: int
+    """One class.
+
+    index: its number in the classifier. wnid: its WordNet id, None if unknown. name: its lemmas,
+    comma-separated.
+    """
+    index: int  # type: ignore[assignment]  # hides tuple.index
     wnid: str | None
     name: str
 
 
 @cache
 def imagenet_labels() -> tuple[Label, ...]:
-    """The 1,000 classes of ImageNet-1k in the order of the classifier's outputs (sorted WordNet ids)."""
+    """The 1,000 classes of ImageNet-1k in the order of the classifier's outputs.
+
+    That is the order of their WordNet ids.
+    """
     lines = files(__package__).joinpath("imagenet1k.tsv").read_text("utf-8").splitlines()
     return tuple(Label(i, *line.split("\t")) for i, line in enumerate(lines))
 
 
 def model_labels(model: ResNetV2) -> tuple[Label, ...]:
-    """A label for each output of `model`: from its configuration's `label_names` (WordNet ids), else ImageNet's if there are 1,000
-    outputs, else "class 0", "class 1", …"""
+    """A label for each output of `model`.
+
+    They come from its configuration's `label_names` (WordNet ids), else they are ImageNet's if
+    there are 1,000 outputs, else "class 0", "class 1", …
+    """
     names = model.pretrained_cfg.get("label_names")
     if names and len(names) == model.num_classes:
         by_wnid = {label.wnid: label.name for label in imagenet_labels()}

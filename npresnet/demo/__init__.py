@@ -1,20 +1,28 @@
-"""The embedded demo: ResNetV2-50 at a quarter of its width, trained on Imagenette, shipped as float16 safetensors.
+"""The embedded demo: ResNetV2-50 at a quarter of its width, trained on Imagenette.
 
-`config.json` says how it wants its pictures, which classes it knows, and how it was trained and scored;
-`tests/training/train_demo.py` repeats the training.
+Its weights are shipped as float16 safetensors. `config.json` says how it wants its pictures, which
+classes it knows, and how it was trained and scored; `tests/training/train_demo.py` repeats the
+training.
 """
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..variants import DEMO, pretrained_cfg
 
 WEIGHTS = Path(__file__).with_name("demo.safetensors")
+_TUPLES = ("input_size", "mean", "std", "pool_size")
 
 
-def config() -> dict:
-    """The demo's pretrained_cfg, with timm's keys; `label_names` are its ten classes' WordNet ids."""
+def config() -> dict[str, Any]:
+    """The demo's pretrained_cfg, with timm's keys.
+
+    `label_names` are its ten classes' WordNet ids.
+    """
     own = json.loads(Path(__file__).with_name("config.json").read_text("utf-8"))["pretrained_cfg"]
-    own = {key: tuple(value) if key in ("input_size", "mean", "std", "pool_size") else value for key, value in own.items()}
+    for key in _TUPLES:             # JSON has lists only
+        if key in own:
+            own[key] = tuple(own[key])
     return pretrained_cfg(DEMO, "imagenette", **own)
