@@ -1,8 +1,9 @@
-"""Weights in and out: safetensors files in timm's names, checked to the last tensor before anything is used.
+"""Weights in and out: safetensors files in timm's names, checked to the last tensor before use.
 
-A safetensors file is 8 bytes (the header's length, little-endian), a JSON header that gives each tensor's dtype, shape and place,
-and the tensors' bytes one behind the other. The `safetensors` library checks that this is well formed; then float32 tensors are used
-where they lie in the memory-mapped file, and float16, bfloat16 and float64 ones are converted to float32.
+A safetensors file is 8 bytes (the header's length, little-endian), a JSON header that gives each
+tensor's dtype, shape and place, and the tensors' bytes one behind the other. The `safetensors`
+library checks that this is well formed; then float32 tensors are used where they lie in the
+memory-mapped file, and float16, bfloat16 and float64 ones are converted to float32.
 
 Source: https://huggingface.co/docs/safetensors (the format).
 """
@@ -28,11 +29,13 @@ _INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Every tensor of a safetensors file: name → read-only array; floats as float32, integers as they are.
+    """Every tensor of a safetensors file: name → read-only array.
 
-    float32 tensors are views into the memory-mapped file, which must not be cut short while they are in use (a file that is replaced
-    by renaming another over it, as `write_weights` does, is safe).
-    Raises WeightsError if the file is missing, truncated, not safetensors or holds another dtype. Values are not looked at.
+    Floats come as float32, integers as they are. float32 tensors are views into the memory-mapped
+    file, which must not be cut short while they are in use (a file that is replaced by renaming
+    another over it, as `write_weights` does, is safe).
+    Raises WeightsError if the file is missing, truncated, not safetensors or holds another dtype.
+    Values are not looked at.
     """
     path, shown = Path(path), printable(path)
     mapped = _map(path)
@@ -44,14 +47,18 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
             continue
         dtype, shape, (begin, _) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if dtype not in _FLOATS and dtype not in _INTEGERS:
-            raise WeightsError(f"{shown}: {printable(name)}: expected float32, float16, bfloat16 or float64, found {dtype}")
+            raise WeightsError(f"{shown}: {printable(name)}: expected float32, float16, bfloat16 "
+                               f"or float64, found {dtype}")
+        stored = (_FLOATS | _INTEGERS)[dtype]
         try:
-            raw = np.frombuffer(mapped, (_FLOATS | _INTEGERS)[dtype], math.prod(shape), start + begin).reshape(shape)
-        except ValueError as error:                                                       # 65 axes, or 0 × 2⁶³ numbers
-            raise WeightsError(f"{shown}: {printable(name)}: can't be an array ({error})") from None
-        if dtype == "BF16":                                                               # the upper half of a float32
+            raw = np.frombuffer(mapped, stored, math.prod(shape), start + begin).reshape(shape)
+        except ValueError as error:                         # 65 axes, or 0 × 2⁶³ numbers
+            raise WeightsError(f"{shown}: {printable(name)}: can't be an array "
+                               f"({error})") from None
+        if dtype == "BF16":                                 # the upper half of a float32
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):                                # a float64 too large becomes Inf: found later
+        # A float64 too large becomes Inf, which is found later.
+        with np.errstate(over="ignore", invalid="ignore"):
             array = raw.astype(np.float32, copy=False) if dtype in _FLOATS else raw
         tensors[name] = np.require(array, requirements=["ALIGNED"])
         tensors[name].flags.writeable = False
@@ -59,16 +66,23 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def check_file(path: str | os.PathLike) -> None:
-    """Raise WeightsError unless `path` is a well-formed safetensors file. Quick: the tensors themselves are not read."""
+    """Raise WeightsError unless `path` is a well-formed safetensors file.
+
+    It is quick: the tensors themselves are not read.
+    """
     _map(Path(path)).close()
 
 
 def _map(path: Path) -> mmap.mmap:
-    """The file in memory, well formed: the header is sound and the tensors fill the rest of the file without gap or overlap."""
+    """The file in memory, well formed.
+
+    That is: the header is sound, and the tensors fill the rest of the file without gap or overlap.
+    """
     try:
-        with open(path, "rb") as file:                                                    # safe_open calls every failure "no such file"
+        # Opened here first, because safe_open calls every failure "no such file".
+        with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with safe_open(path, framework="np"):                                             # raises if it isn't
+        with safe_open(path, framework="np"):               # raises if it isn't well formed
             return mapped
     except FileNotFoundError:
         raise WeightsError(f"{printable(path)}: no such file") from None
@@ -79,9 +93,10 @@ def _map(path: Path) -> mmap.mmap:
 def _why_unreadable(path: Path, error: Exception) -> str:
     if os.path.isdir(path):
         return "is a folder, not a safetensors file"
-    if isinstance(error, OSError) and not isinstance(error, SafetensorError) and error.errno is not None:
-        return f"can't be read ({error.strerror})"
-    if not os.path.exists(path):                                                          # a NUL in its name
+    if isinstance(error, OSError) and not isinstance(error, SafetensorError):
+        if error.errno is not None:
+            return f"can't be read ({error.strerror})"
+    if not os.path.exists(path):                            # a NUL in its name
         return "no such file"
     size = path.stat().st_size
     if size == 0:
@@ -89,20 +104,22 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     with open(path, "rb") as file:
         head = file.read(8)
     if head[:2] == b"PK" or head[:1] == b"\x80":
-        return "is a PyTorch pickle, not safetensors; convert it with safetensors.torch.save_file(state_dict, path)"
+        return ("is a PyTorch pickle, not safetensors; "
+                "convert it with safetensors.torch.save_file(state_dict, path)")
     if size < 8 or int.from_bytes(head, "little") > size:
         return f"is truncated or not a safetensors file ({size:,} bytes)"
     return f"is truncated, damaged or not a safetensors file ({printable(error)})"
 
 
-def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple], source: str, *,
-                  strict: bool = True) -> dict[str, np.ndarray]:
-    """The tensors of `shapes`, taken from `tensors` and found fit for use: read-only float32 (counters int64), in shapes' order.
+def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]],
+                  source: str, *, strict: bool = True) -> dict[str, np.ndarray]:
+    """The tensors of `shapes`, taken from `tensors` and found fit for use.
 
-    A counter (`num_batches_tracked`) may be missing, as in PyTorch: inference has no use for it. With strict=False tensors may be
+    They are read-only float32 (counters int64), in shapes' order. A counter (`num_batches_tracked`)
+    may be missing, as in PyTorch: inference has no use for it. With strict=False tensors may be
     missing or left over; what is there must fit all the same.
-    Raises WeightsError, naming `source` and the tensor, if one is missing, unexpected, of another shape or dtype, holds NaN or Inf,
-    or is a negative variance.
+    Raises WeightsError, naming `source` and the tensor, if one is missing, unexpected, of another
+    shape or dtype, holds NaN or Inf, or is a negative variance.
     """
     source = printable(source)
     missing = [name for name in shapes if name not in tensors and not name.endswith(COUNTER)]
@@ -110,41 +127,53 @@ def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]
     if strict and missing:
         raise WeightsError(f"{source}: missing tensor {_list(missing)}{_hint(tensors, shapes)}")
     if strict and unexpected:
-        raise WeightsError(f"{source}: unexpected tensor {_list(unexpected)}{_hint(tensors, shapes)}")
+        raise WeightsError(f"{source}: unexpected tensor {_list(unexpected)}"
+                           f"{_hint(tensors, shapes)}")
     checked = {}
-    for name, shape in shapes.items():
-        if name not in tensors:
-            if name.endswith(COUNTER):
-                checked[name] = np.zeros((), np.int64)
-            continue
-        kind, what = (np.integer, "an integer") if name.endswith(COUNTER) else (np.floating, "a floating-point tensor")
-        try:
-            array = np.asarray(tensors[name])
-        except Exception as error:                                                        # a ragged list, a tensor on a GPU, …
-            raise WeightsError(f"{source}: {name}: expected {what}, found what is no array ({printable(error)})") from error
-        if array.shape != shape:
-            raise WeightsError(f"{source}: {name}: expected shape {shape}, found {array.shape}{_hint(tensors, shapes)}")
-        if not np.issubdtype(array.dtype, kind):
-            raise WeightsError(f"{source}: {name}: expected {what}, found {array.dtype}")
-        with np.errstate(over="ignore"):
-            array = np.require(array, np.int64 if name.endswith(COUNTER) else np.float32, ["C_CONTIGUOUS", "ALIGNED"])
-        if _can_change(array):                                                            # the caller keeps the right to change theirs
-            array = array.copy()
-            array.flags.writeable = False
-        checked[name] = array
-        if name.endswith(COUNTER):
-            continue
-        if not np.isfinite(array).all():
-            what = "NaN" if np.isnan(array).any() else "Inf (or a number too large for float32)"
-            raise WeightsError(f"{source}: {name}: expected finite numbers, found {what}")
-        if name.endswith("running_var") and array.size and array.min() < 0:
-            raise WeightsError(f"{source}: {name}: expected variances, found {array.min()}")
+    for name in shapes:
+        if name in tensors:
+            checked[name] = _check_tensor(name, tensors, shapes, source)
+        elif name.endswith(COUNTER):
+            checked[name] = np.zeros((), np.int64)
     return checked
 
 
-def write_weights(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Save name → array as a safetensors file that timm loads. The file appears whole or not at all.
+def _check_tensor(name: str, tensors: Mapping[str, np.ndarray],
+                  shapes: Mapping[str, tuple[int, ...]], source: str) -> np.ndarray:
+    """The tensor called `name`, found fit for use: read-only float32, a counter int64."""
+    counter = name.endswith(COUNTER)
+    what = "an integer" if counter else "a floating-point tensor"
+    try:
+        array = np.asarray(tensors[name])
+    except Exception as error:                              # a ragged list, a tensor on a GPU, …
+        raise WeightsError(f"{source}: {name}: expected {what}, found what is no array "
+                           f"({printable(error)})") from error
+    if array.shape != shapes[name]:
+        raise WeightsError(f"{source}: {name}: expected shape {shapes[name]}, "
+                           f"found {array.shape}{_hint(tensors, shapes)}")
+    if not np.issubdtype(array.dtype, np.integer if counter else np.floating):
+        raise WeightsError(f"{source}: {name}: expected {what}, found {array.dtype}")
+    with np.errstate(over="ignore"):                        # too large: Inf, which is found below
+        dtype = np.int64 if counter else np.float32
+        array = np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+    if _can_change(array):                                  # the caller may go on changing theirs
+        array = array.copy()
+        array.flags.writeable = False
+    if counter:
+        return array
+    if not np.isfinite(array).all():
+        what = "NaN" if np.isnan(array).any() else "Inf (or a number too large for float32)"
+        raise WeightsError(f"{source}: {name}: expected finite numbers, found {what}")
+    if name.endswith("running_var") and array.size and array.min() < 0:
+        raise WeightsError(f"{source}: {name}: expected variances, found {array.min()}")
+    return array
 
+
+def write_weights(path: str | os.PathLike, tensors: Mapping[str, np.ndarray],
+                  metadata: dict[str, str] | None = None) -> None:
+    """Save name → array as a safetensors file that timm loads.
+
+    The file appears whole or not at all.
     Raises WeightsError if it can't be written.
     """
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
@@ -168,23 +197,27 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
 def adapt_input_conv(weight: np.ndarray, in_chans: int) -> np.ndarray:
     """A first convolution (K, 3, R, S) made fit for `in_chans` channels: (K, in_chans, R, S).
 
-    For one channel the three are summed, so that a grey picture gives what its RGB copy would; else they are repeated and scaled by
-    3 / in_chans. Source: timm `models/_manipulate.py`, `adapt_input_conv`.
+    For one channel the three are summed, so that a grey picture gives what its RGB copy would; else
+    they are repeated and scaled by 3 / in_chans.
+    Source: timm `models/_manipulate.py`, `adapt_input_conv`.
     """
     if in_chans == 1:
-        return weight.sum(1, keepdims=True)                                               # (K, 1, R, S)
-    repeated = np.tile(weight, (1, -(-in_chans // 3), 1, 1))[:, :in_chans]                # (K, in_chans, R, S)
+        return weight.sum(1, keepdims=True)                                 # (K, 1, R, S)
+    repeated = np.tile(weight, (1, -(-in_chans // 3), 1, 1))[:, :in_chans]  # (K, in_chans, R, S)
     return repeated * np.float32(3 / in_chans)
 
 
 def _list(names: list[str]) -> str:
-    return ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    shown = ", ".join(map(printable, names[:3]))
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def release(array: np.ndarray) -> None:
-    """Take the array's part of a memory-mapped file out of memory until it is next read, so that a process doesn't hold weights twice,
-    here and packed. Does nothing to other arrays."""
-    owner = array
+    """Take the array's part of a memory-mapped file out of memory until it is next read.
+
+    So a process doesn't hold weights twice, here and packed. Does nothing to other arrays.
+    """
+    owner: object = array
     while isinstance(owner, (np.ndarray, memoryview)):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
     if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -194,26 +227,39 @@ def release(array: np.ndarray) -> None:
 
 
 def _can_change(array: np.ndarray) -> bool:
-    """Whether anybody can still write into the memory behind `array`, if only through another view of it."""
-    owner = array
+    """Whether anybody can still write into the memory behind `array`.
+
+    That may be through another view of it.
+    """
+    owner: object = array
     while isinstance(owner, (np.ndarray, memoryview)):
-        is_array = isinstance(owner, np.ndarray)
-        if owner.flags.writeable if is_array else not owner.readonly:
-            return True
-        owner = owner.base if is_array else owner.obj
-    if isinstance(owner, (bytes, mmap.mmap)):                                             # a file mapped by read_weights is read-only
+        if isinstance(owner, np.ndarray):
+            if owner.flags.writeable:
+                return True
+            owner = owner.base
+        else:
+            if not owner.readonly:
+                return True
+            owner = owner.obj
+    if isinstance(owner, (bytes, mmap.mmap)):           # a file mapped by read_weights is read-only
         return not memoryview(owner).readonly
-    return owner is not None                                                              # whose it is, we can't tell
+    return owner is not None                            # whose it is, we can't tell
 
 
 def _hint(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> str:
-    """Which other variant the tensors do fit, or that only the classifier is missing; nothing if neither."""
-    def trunk_of(shape_of):
-        return {name: shape for name, shape in shape_of.items() if not (str(name).startswith("head.") or str(name).endswith(COUNTER))}
+    """Which other variant the tensors do fit, or that only the classifier is missing.
 
-    trunk = trunk_of({name: tuple(getattr(tensor, "shape", ())) for name, tensor in tensors.items()})
+    Nothing if neither.
+    """
+    def trunk_of(shape_of):
+        return {name: shape for name, shape in shape_of.items()
+                if not (str(name).startswith("head.") or str(name).endswith(COUNTER))}
+
+    trunk = trunk_of({name: tuple(getattr(tensor, "shape", ()))
+                      for name, tensor in tensors.items()})
     if trunk == trunk_of(shapes):
-        return "" if "head.fc.weight" in tensors else "; it has no classifier: give num_classes=0 for embeddings"
+        return ("" if "head.fc.weight" in tensors
+                else "; it has no classifier: give num_classes=0 for embeddings")
     for variant in (*VARIANTS.values(), DEMO):
         if trunk == trunk_of(parameter_shapes(variant, num_classes=0)):
             return f"; the file looks like {variant.name}"
@@ -221,16 +267,18 @@ def _hint(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> str
 
 
 def initial_state(shapes: Mapping[str, tuple], seed: int) -> dict[str, np.ndarray]:
-    """Random tensors as timm initialises them: He (fan out) for convolutions, σ = 0.01 for the classifier, batch norm the identity.
+    """Random tensors as timm initialises them.
 
+    He (fan out) for convolutions, σ = 0.01 for the classifier, batch norm the identity.
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.2.
     """
     rng, state = np.random.default_rng(seed), {}
     for name, shape in shapes.items():
         if name.endswith(COUNTER):
             array = np.zeros((), np.int64)
-        elif len(shape) == 4:                                                             # (K, C, R, S)
-            sigma = 0.01 if name.startswith("head.") else np.sqrt(2 / (shape[0] * shape[2] * shape[3]))
+        elif len(shape) == 4:                                               # (K, C, R, S)
+            sigma = (0.01 if name.startswith("head.")
+                     else np.sqrt(2 / (shape[0] * shape[2] * shape[3])))
             array = rng.standard_normal(shape, np.float32) * np.float32(sigma)
         else:
             ones = name.endswith("running_var") or (name.endswith(".weight"))
