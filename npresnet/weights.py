@@ -22,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from .errors import WeightsError, printable
-from .variants import COUNTER, DEMO, VARIANTS, parameter_shapes
 
 _FLOATS = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
 _INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
@@ -111,64 +110,6 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return f"is truncated, damaged or not a safetensors file ({printable(error)})"
 
 
-def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]],
-                  source: str, *, strict: bool = True) -> dict[str, np.ndarray]:
-    """The tensors of `shapes`, taken from `tensors` and found fit for use.
-
-    They are read-only float32 (counters int64), in shapes' order. A counter (`num_batches_tracked`)
-    may be missing, as in PyTorch: inference has no use for it. With strict=False tensors may be
-    missing or left over; what is there must fit all the same.
-    Raises WeightsError, naming `source` and the tensor, if one is missing, unexpected, of another
-    shape or dtype, holds NaN or Inf, or is a negative variance.
-    """
-    source = printable(source)
-    missing = [name for name in shapes if name not in tensors and not name.endswith(COUNTER)]
-    unexpected = [name for name in tensors if name not in shapes]
-    if strict and missing:
-        raise WeightsError(f"{source}: missing tensor {_list(missing)}{_hint(tensors, shapes)}")
-    if strict and unexpected:
-        raise WeightsError(f"{source}: unexpected tensor {_list(unexpected)}"
-                           f"{_hint(tensors, shapes)}")
-    checked = {}
-    for name in shapes:
-        if name in tensors:
-            checked[name] = _check_tensor(name, tensors, shapes, source)
-        elif name.endswith(COUNTER):
-            checked[name] = np.zeros((), np.int64)
-    return checked
-
-
-def _check_tensor(name: str, tensors: Mapping[str, np.ndarray],
-                  shapes: Mapping[str, tuple[int, ...]], source: str) -> np.ndarray:
-    """The tensor called `name`, found fit for use: read-only float32, a counter int64."""
-    counter = name.endswith(COUNTER)
-    what = "an integer" if counter else "a floating-point tensor"
-    try:
-        array = np.asarray(tensors[name])
-    except Exception as error:                              # a ragged list, a tensor on a GPU, …
-        raise WeightsError(f"{source}: {name}: expected {what}, found what is no array "
-                           f"({printable(error)})") from error
-    if array.shape != shapes[name]:
-        raise WeightsError(f"{source}: {name}: expected shape {shapes[name]}, "
-                           f"found {array.shape}{_hint(tensors, shapes)}")
-    if not np.issubdtype(array.dtype, np.integer if counter else np.floating):
-        raise WeightsError(f"{source}: {name}: expected {what}, found {array.dtype}")
-    with np.errstate(over="ignore"):                        # too large: Inf, which is found below
-        dtype = np.int64 if counter else np.float32
-        array = np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
-    if _can_change(array):                                  # the caller may go on changing theirs
-        array = array.copy()
-        array.flags.writeable = False
-    if counter:
-        return array
-    if not np.isfinite(array).all():
-        what = "NaN" if np.isnan(array).any() else "Inf (or a number too large for float32)"
-        raise WeightsError(f"{source}: {name}: expected finite numbers, found {what}")
-    if name.endswith("running_var") and array.size and array.min() < 0:
-        raise WeightsError(f"{source}: {name}: expected variances, found {array.min()}")
-    return array
-
-
 def write_weights(path: str | os.PathLike, tensors: Mapping[str, np.ndarray],
                   metadata: dict[str, str] | None = None) -> None:
     """Save name → array as a safetensors file that timm loads.
@@ -194,24 +135,6 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def adapt_input_conv(weight: np.ndarray, in_chans: int) -> np.ndarray:
-    """A first convolution (K, 3, R, S) made fit for `in_chans` channels: (K, in_chans, R, S).
-
-    For one channel the three are summed, so that a grey picture gives what its RGB copy would; else
-    they are repeated and scaled by 3 / in_chans.
-    Source: timm `models/_manipulate.py`, `adapt_input_conv`.
-    """
-    if in_chans == 1:
-        return weight.sum(1, keepdims=True)                                 # (K, 1, R, S)
-    repeated = np.tile(weight, (1, -(-in_chans // 3), 1, 1))[:, :in_chans]  # (K, in_chans, R, S)
-    return repeated * np.float32(3 / in_chans)
-
-
-def _list(names: list[str]) -> str:
-    shown = ", ".join(map(printable, names[:3]))
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
 def release(array: np.ndarray) -> None:
     """Take the array's part of a memory-mapped file out of memory until it is next read.
 
@@ -224,65 +147,3 @@ def release(array: np.ndarray) -> None:
         start = array.ctypes.data - np.frombuffer(owner, np.uint8).ctypes.data
         first = start // mmap.PAGESIZE * mmap.PAGESIZE
         owner.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
-
-
-def _can_change(array: np.ndarray) -> bool:
-    """Whether anybody can still write into the memory behind `array`.
-
-    That may be through another view of it.
-    """
-    owner: object = array
-    while isinstance(owner, (np.ndarray, memoryview)):
-        if isinstance(owner, np.ndarray):
-            if owner.flags.writeable:
-                return True
-            owner = owner.base
-        else:
-            if not owner.readonly:
-                return True
-            owner = owner.obj
-    if isinstance(owner, (bytes, mmap.mmap)):           # a file mapped by read_weights is read-only
-        return not memoryview(owner).readonly
-    return owner is not None                            # whose it is, we can't tell
-
-
-def _hint(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> str:
-    """Which other variant the tensors do fit, or that only the classifier is missing.
-
-    Nothing if neither.
-    """
-    def trunk_of(shape_of):
-        return {name: shape for name, shape in shape_of.items()
-                if not (str(name).startswith("head.") or str(name).endswith(COUNTER))}
-
-    trunk = trunk_of({name: tuple(getattr(tensor, "shape", ()))
-                      for name, tensor in tensors.items()})
-    if trunk == trunk_of(shapes):
-        return ("" if "head.fc.weight" in tensors
-                else "; it has no classifier: give num_classes=0 for embeddings")
-    for variant in (*VARIANTS.values(), DEMO):
-        if trunk == trunk_of(parameter_shapes(variant, num_classes=0)):
-            return f"; the file looks like {variant.name}"
-    return ""
-
-
-def initial_state(shapes: Mapping[str, tuple], seed: int) -> dict[str, np.ndarray]:
-    """Random tensors as timm initialises them.
-
-    He (fan out) for convolutions, σ = 0.01 for the classifier, batch norm the identity.
-    Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.2.
-    """
-    rng, state = np.random.default_rng(seed), {}
-    for name, shape in shapes.items():
-        if name.endswith(COUNTER):
-            array = np.zeros((), np.int64)
-        elif len(shape) == 4:                                               # (K, C, R, S)
-            sigma = (0.01 if name.startswith("head.")
-                     else np.sqrt(2 / (shape[0] * shape[2] * shape[3])))
-            array = rng.standard_normal(shape, np.float32) * np.float32(sigma)
-        else:
-            ones = name.endswith("running_var") or (name.endswith(".weight"))
-            array = np.full(shape, 1.0 if ones else 0.0, np.float32)
-        array.flags.writeable = False
-        state[name] = array
-    return state

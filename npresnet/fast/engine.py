@@ -1,10 +1,9 @@
 """The fast CPU engine: plans once for each picture size, then runs without allocating. It explains no network; its readable twin is
 `npresnet/network.py`.
 
-`Engine` has the four methods of a backend (`forward`, `forward_features`, `forward_intermediates`, `forward_head`) and takes and
-gives NCHW float32 like the reference. A single picture is computed by all threads together. Of a batch each thread takes pictures of its
-own, which spares the cores all traffic among their caches; those left over are again computed together. Either way a picture is computed
-by itself, in the same order of operations, so that its result doesn't depend on its batch.
+A single picture is computed by all threads together. Of a batch each thread takes pictures of its own, which spares the cores all
+traffic among their caches; those left over are again computed together. Either way a picture is computed by itself, in the same order of
+operations, so that its result doesn't depend on its batch.
 
 It has threads of its own, that run one compiled function together (`loops.run`): no Numba threading layer takes part, and a forked
 or spawned worker starts its own.
@@ -12,11 +11,9 @@ or spawned worker starts its own.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 
@@ -26,14 +23,19 @@ from numba.core.event import Listener
 from numba.core.event import install_listener as announced
 
 from .. import ops
+from ..backend import Backend, Params
 from ..errors import NpresnetError, printable
-from ..variants import Variant
+from ..graph import Graph
+from ..lower.announcement import Announcement
+from ..lower.placement import FOREVER
+from ..lower.recent import Recent
 from . import loops as L
-from .memory import FOREVER, aligned
+from .memory import aligned
 from .packing import Packed
 from .plan import HeadPlan, Plan
 from .report import LayerPlan, PlanReport, bandwidth, peak
 
+Listener.register(Announcement)
 KEPT_PLANS = 8                                                    # plans and workspaces that are kept, the latest first
 ALONE = 32 * 2**20                                                # bytes of workspace that each thread may have for a picture of its own
 
@@ -47,72 +49,57 @@ class Ready:
         self.views = {path: tensor.view(self.workspace)[0] for path, tensor in plan.tensors.items() if tensor.last >= FOREVER}
 
 
-class Engine:
-    """The network `variant` with `params`, ready to run on `num_threads` threads (default: NUMBA_NUM_THREADS, else one a core; never
-    more than there are cores for this process).
-
-    May be called from several threads: they take turns.
+class Engine(Backend):
+    """The `"numba"` backend: the network on `num_threads` threads (default: NUMBA_NUM_THREADS, else one a core; never more than there
+    are cores for this process). Callers from several threads take turns.
     """
 
-    def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], *, output_stride: int = 32, global_pool: str = "avg",
-                 exact: bool = False, num_threads: int | None = None):
-        self.variant, self.params, self.output_stride, self.global_pool = variant, params, output_stride, global_pool
-        self.exact = exact
+    def __init__(self, graph: Graph, params: Params, *, exact: bool = False, num_threads: int | None = None):
+        super().__init__(graph, params, exact=exact)
         self.threads = min(num_threads or config.NUMBA_NUM_THREADS, config.NUMBA_DEFAULT_NUM_THREADS)     # more than cores only wait
-        self.packed, self.plans = Packed(), OrderedDict()
+        self.packed, self.plans = Packed(), Recent[list[Ready]](KEPT_PLANS)
         self.lock, self.pool, self.pid = threading.Lock(), None, 0
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """x (N, 3, H, W) float32 → logits (N, 1000)."""
-        if self.global_pool != "avg":
-            return self.forward_head(self.forward_features(x))
-        last = self._maps(x, [self._last()])[0]                           # (N, 1000, 1, 1)
-        return last.reshape(last.shape[:2])
+    def maps(self, x: np.ndarray, paths: Sequence[str]) -> list[np.ndarray]:
+        """As `Backend.maps`."""
+        apart = [path for path in paths if self._planned(path) != path]
+        if not apart:
+            return self._maps(x, paths)
+        planned = dict.fromkeys(["norm", *(path for path in paths if path not in apart)])
+        found = dict(zip(planned, self._maps(x, list(planned))))
+        return [self.head(found["norm"], path) if path in apart else found[path] for path in paths]
 
-    def forward_features(self, x: np.ndarray) -> np.ndarray:
-        """x (N, 3, H, W) → the last feature map (N, 2048, H/32, W/32), after the final batch norm and ReLU."""
-        return self._maps(x, ["norm"])[0]
+    def head(self, features: np.ndarray, path: str) -> np.ndarray:
+        """As `Backend.head`."""
+        y = ops.global_pool(features, self.graph.global_pool)             # (N, C, 1, 1)
+        n, c, p, q = y.shape
+        if path == "head.global_pool" or not n:
+            return y if path == "head.global_pool" else np.empty((0, self.graph.num_classes, p, q), np.float32)
+        with self.lock:                                                   # the pixels of all pictures, as one picture of N·P rows
+            ready, = self._ready(("head", n * p, q), lambda: [Ready(HeadPlan(self.graph, self.params, self.packed, n * p, q), 1)])
+            ready.plan.source.view(ready.workspace)[0] = y.transpose(1, 0, 2, 3).reshape(c, n * p, q)
+            self._run(ready, np.empty(0, np.float32))
+            logits = ready.views["head.fc"].reshape(-1, n, p, q).transpose(1, 0, 2, 3)
+            return logits.copy()                                          # (N, K, P, Q)
 
-    def forward_intermediates(self, x: np.ndarray, take: list[int], norm: bool = False, stop_early: bool = False,
-                              intermediates_only: bool = False):
-        """As `Network.forward_intermediates`."""
-        wanted, final = self.variant.taps(take, norm, stop_early)
-        if intermediates_only:
-            return self._maps(x, wanted)
-        *maps, end = self._maps(x, [*wanted, final])
-        return end, maps
-
-    def forward_head(self, features: np.ndarray, pre_logits: bool = False) -> np.ndarray:
-        """Feature map (N, 2048, 7, 7) → logits (N, 1000), or with `pre_logits` or without a classifier the embedding (N, 2048)."""
-        y = ops.global_pool(features, self.global_pool)                   # (N, 2048, 1, 1)
-        if not pre_logits and "head.fc.weight" in self.params:
-            n, c, p, q = y.shape
-            logits = np.empty((n, self.params["head.fc.bias"].size, p, q), np.float32)
-            with self.lock:
-                if n:
-                    ready, = self._ready(("head", *y.shape), lambda: [Ready(HeadPlan(self.variant, self.params, self.packed, *y.shape), 1)])
-                    ready.plan.source.view(ready.workspace)[0] = y.transpose(1, 0, 2, 3).reshape(c, n * p, q)
-                    self._run(ready, np.empty(0, np.float32))
-                    logits[:] = ready.views["head.fc"].reshape(-1, n, p, q).transpose(1, 0, 2, 3)
-            y = logits
-        return y.reshape(y.shape[:2]) if self.global_pool else y          # (N, 1000)
-
-    def trace(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """The layers that exist here, by timm path: what a convolution gives before its batch norm is folded away and not among them."""
+    def trace(self, x: np.ndarray, last: str) -> dict[str, np.ndarray]:
+        """As `Backend.trace`: what a convolution gives before its batch norm is folded away and isn't among the layers."""
+        planned = self._planned(last)
         with self.lock:
-            ready, = self._load([Ready(self._plan(x.shape[1:], None, self.threads), self.threads)])
-            layers = {path: np.empty((len(x), *view.shape), np.float32) for path, view in ready.views.items()}
+            plan = self._plan(x.shape[1:], [planned], self.threads, keep=True)
+            ready, = self._load([Ready(plan, self.threads)])
+            order = list(ready.plan.tensors)
+            layers = {path: np.empty((len(x), *ready.views[path].shape), np.float32) for path in order[:order.index(planned) + 1]}
             self._run_each(ready, x, range(len(x)), list(layers), list(layers.values()))
-        if self.global_pool != "avg":
-            layers["head.global_pool"] = ops.global_pool(layers["norm"], self.global_pool)
-            layers["head.fc"] = self.forward_head(layers["norm"])
+        for path in ("head.global_pool", self.graph.last) if planned != last else ():
+            layers[path] = self.head(layers["norm"], path)
         return layers
 
-    def plan(self, size: tuple[int, int, int], runs: int = 21) -> PlanReport:
-        """What it does with a picture of `size` (C, H, W), and the times that each layer took in `runs` passes."""
+    def plan(self, input_size: tuple[int, int, int], runs: int = 21) -> PlanReport:
+        """What it does with a picture of `input_size` (C, H, W), and the times that each layer took in `runs` passes."""
         with self.lock:
-            ready, = self._load([Ready(self._plan(size, [self._last()], self.threads), self.threads)])
-            x, times = np.zeros(int(np.prod(size)), np.float32), []
+            ready, = self._load([Ready(self._plan(input_size, [self._planned(self.graph.last)], self.threads), self.threads)])
+            x, times = np.zeros(int(np.prod(input_size)), np.float32), []
             for i in range(runs + 2):                                     # the first two warm up
                 start = time.perf_counter()
                 self._run(ready, x)
@@ -128,13 +115,9 @@ class Engine:
             layers[work.layer] = own if before is None else LayerPlan(
                 work.layer, work.algorithm, before.tile or work.tile,
                 *(getattr(before, name) + getattr(own, name) for name in ("gflop", "computed", "megabytes", "ms")))
-        return PlanReport(self.variant.name, tuple(size), self.threads, *rates, tuple(layers.values()))
+        return PlanReport(self.graph.variant.name, tuple(input_size), self.threads, *rates, tuple(layers.values()))
 
-    def _last(self) -> str:
-        """The last layer of a forward pass."""
-        return "norm" if self.global_pool != "avg" else "head.fc" if "head.fc.weight" in self.params else "head.global_pool"
-
-    def _maps(self, x: np.ndarray, paths: list[str]) -> list[np.ndarray]:
+    def _maps(self, x: np.ndarray, paths: Sequence[str]) -> list[np.ndarray]:
         """The feature maps called `paths` of the pictures x, each (N, C, P, Q)."""
         size, alone = x.shape[1:], 0                                      # how many pictures are computed by one thread each
         with self.lock:
@@ -149,19 +132,17 @@ class Engine:
             self._run_each(ready, x, range(alone, len(x)), paths, maps)
         return maps
 
-    def _plan(self, size: tuple[int, int, int], wanted: list[str] | None, threads: int) -> Plan:
+    def _planned(self, path: str) -> str:
+        """How far a plan goes for `path`: only the average pool and what follows it are part of one."""
+        return path if self.graph.global_pool == "avg" or not path.startswith("head.") else "norm"
+
+    def _plan(self, size: tuple[int, ...], wanted: Sequence[str], threads: int, keep: bool = False) -> Plan:
         """A plan for one picture of `size` (C, H, W)."""
-        return Plan(self.variant, self.params, self.packed, *size, output_stride=self.output_stride, global_pool=self.global_pool,
-                    threads=threads, exact=self.exact, wanted=wanted)
+        return Plan(self.graph, self.params, self.packed, *size[1:], wanted, threads=threads, exact=self.exact, keep=keep)
 
     def _ready(self, key: tuple, make: Callable[[], list[Ready]]) -> list[Ready]:
-        """What `make()` gives, made when `key` is first asked for, with all that it needs to run; those used longest ago go."""
-        if key not in self.plans:
-            self.plans[key] = self._load(make())
-            if len(self.plans) > KEPT_PLANS:
-                self.plans.popitem(last=False)
-        self.plans.move_to_end(key)
-        return self.plans[key]
+        """What `make()` gives, made when `key` is first asked for, with all that it needs to run."""
+        return self.plans.get_or_make(key, lambda: self._load(make()))
 
     def _load(self, crew: list[Ready]) -> list[Ready]:
         """Pack the weights and load the compiled function, or compile it, before threads need them."""
@@ -199,18 +180,3 @@ class Engine:
         finally:
             for other in others:
                 other.result()
-
-
-class Announcement(Listener):
-    """Tells the user what takes so long, when Numba begins to compile `what`."""
-
-    def __init__(self, what: str):
-        self.what, self.told = what, False
-
-    def on_start(self, event) -> None:
-        if not self.told:
-            print(f"npresnet: compiling {self.what} for this machine; this takes some seconds, once", file=sys.stderr, flush=True)
-        self.told = True
-
-    def on_end(self, event) -> None:
-        pass

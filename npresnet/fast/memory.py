@@ -1,4 +1,4 @@
-"""Where activations lie: their layout, and one workspace that all of them share.
+"""How activations lie in the workspace that all of them share (`lower/placement.py`).
 
 An activation lies as (picture, row, column, channel), each pixel `pitch` floats after the one before. The pitch is a little more than
 the channels: were it a power of two, the pixels of a tile would fall into the same few places of the first-level cache. A tensor that
@@ -8,11 +8,6 @@ a 3×3 convolution reads has a border of zeros; what writes it writes inside.
         │ 0  0  0  0  0  0 ┆ 0  │         ┆ extra: zeros under the Winograd tiles that hang over the edge
         │ 0  ▓  ▓  ▓  ▓  0 ┆ 0  │
         │ 0  ▓  ▓  ▓  ▓  0 ┆ 0  │         ▓ a pixel: c floats, then pitch − c that nobody reads
-
-Tensors that are never needed at the same time share a place. That is less for the memory's size than for its speed: what was used a
-moment ago is still in the cache, a new place has to be fetched from memory before it is written to.
-
-Source: Pisarchyk & Lee 2020, "Efficient Memory Management for Deep Neural Net Inference", arXiv 2001.03288 (greedy by size).
 """
 from __future__ import annotations
 
@@ -20,14 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..lower.placement import FOREVER, up
 from .target import NR
-
-FOREVER = 1 << 30
-
-
-def up(n: int, to: int) -> int:
-    """n, rounded up to a multiple of `to`."""
-    return -(-n // to) * to
 
 
 def aligned(size: int, make=np.zeros) -> np.ndarray:
@@ -82,17 +71,3 @@ class Tensor:
         """The activation as (N, C, H, W), a view of the workspace."""
         strides = np.array((self.picture, 1, self.row, self.pitch)) * workspace.itemsize
         return np.lib.stride_tricks.as_strided(workspace[self.at():], (self.pictures, self.c, self.h, self.w), strides)
-
-
-def place(tensors: list[Tensor]) -> int:
-    """Give every tensor its base, so that none overlaps one in use at the same time; returns the floats needed. Largest first, each as
-    far down as it fits."""
-    placed: list[Tensor] = []
-    for tensor in sorted(tensors, key=lambda t: -t.size):
-        tensor.base = 0
-        for other in sorted(placed, key=lambda t: t.base):
-            together = tensor.first <= other.last and other.first <= tensor.last
-            if together and tensor.base + tensor.size > other.base and tensor.base < other.base + other.size:
-                tensor.base = other.base + other.size
-        placed.append(tensor)
-    return max(t.base + t.size for t in tensors)

@@ -7,15 +7,15 @@ Every product is computed in float64 and rounded once.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .memory import aligned, up
+from ..lower.placement import up
+from .memory import aligned
 from .target import NR, compiled
 
-EPS = 1e-5
 BLOCK = 64                                                        # steps at a time, so that what is written stays in the cache
 
 
@@ -51,13 +51,6 @@ class Packed:
 def pad_channels(vector: np.ndarray) -> np.ndarray:
     """A vector (K,) filled up with zeros to whole panels."""
     return np.concatenate([vector, np.zeros(-vector.size % NR)])
-
-
-def scale_and_shift(params: Mapping[str, np.ndarray], path: str) -> tuple[np.ndarray, np.ndarray]:
-    """A batch norm as y = x · scale + shift, float64."""
-    weight, bias, mean, var = (params[f"{path}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var"))
-    scale = weight / np.sqrt(var + EPS)
-    return scale, bias - mean * scale
 
 
 @compiled

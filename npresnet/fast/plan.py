@@ -1,12 +1,8 @@
-"""Planning: from a variant, its tensors and a picture size to a table of operations, packed weights and a workspace.
+"""Planning: from the network's graph, its tensors and a picture size to a table of operations, packed weights and a workspace.
 
-    bottleneck:    P ──conv1──▶ A ──conv2──▶ B ──conv3──▶ + ──▶ X (raw: the next shortcut)
-                   │         (with norm2)  (with norm3)   ▲ └─▶ P = max(X · scale + shift, 0): the next norm1
-                   └──raw X, or downsample────────────────┘
-
-norm2 and norm3 follow a convolution and are folded into its weights; norm1 follows a sum that is also needed raw, so it is a second
-output of the tile that makes the sum. conv3 and downsample are one product: their sum is one long scalar product, over the channels
-of both inputs.
+The steps are `npresnet/graph.py`'s. A norm that is all that is needed of a convolution is folded into its weights (norm2, norm3). One
+that follows a sum that is also needed raw (norm1) is a second output of the tile that makes the sum. conv3 and downsample are one
+product: their sum is one long scalar product, over the channels of both inputs.
 """
 from __future__ import annotations
 
@@ -17,12 +13,13 @@ from math import gcd
 
 import numpy as np
 
-from ..ops.conv import output_size
-from ..variants import BASIC, StagePlan, Variant, conv_padding
+from ..graph import PICTURE, Graph, Step
+from ..lower.folding import scale_and_shift
+from ..lower.placement import FOREVER, place, up
 from ..weights import release
 from . import loops as L
-from .memory import FOREVER, Tensor, place, up
-from .packing import Packed, pack, pack_winograd, pad_channels, scale_and_shift
+from .memory import Tensor
+from .packing import Packed, pack, pack_winograd, pad_channels
 from .target import MR, NR, SIZES, VL
 from .winograd import MATRICES
 
@@ -70,17 +67,18 @@ class Work:
 
 
 class Plan:
-    """All that a forward pass over a picture (in_chans, h, w) needs.
+    """All that a forward pass over a picture (C, h, w) needs, up to the layers called `wanted`.
 
-    ops (n, loops.COLUMNS) int64, offs int64, size: floats of workspace. tensors: where layers lie, by timm path. Those in `wanted` still
-    hold their layer at the end, and no operation behind the last of them is planned; None: all of them do. exact: no Winograd.
+    ops (n, loops.COLUMNS) int64, offs int64, size: floats of workspace. tensors: where layers lie, by timm path. Those that are wanted
+    still hold their layer at the end; no step behind the last of them is planned. keep: all layers that are computed up to there still
+    do, and are wanted. exact: no Winograd.
     """
 
-    def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], packed: Packed, in_chans: int, h: int, w: int, *,
-                 output_stride: int = 32, global_pool: str = "", threads: int = 1, exact: bool = False,
-                 wanted: Collection[str] | None = None):
-        self.variant, self.params, self.packed = variant, params, packed
-        self.global_pool, self.threads, self.exact, self.keep = global_pool, threads, exact, wanted is None
+    def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], packed: Packed, h: int, w: int, wanted: Collection[str], *,
+                 threads: int = 1, exact: bool = False, keep: bool = False):
+        self.graph, self.params, self.packed = graph, params, packed
+        self.threads, self.exact, self.keep = threads, exact, keep
+        self.wanted = {graph.aliases.get(path, path) for path in wanted}  # by their first names
         self.rows: list[dict[str, int]] = []                              # of each operation its columns,
         self.places: list[dict[str, tuple]] = []                          # those that wait for a tensor's place: (tensor, y, x),
         self.work: list[Work] = []                                        # and its cost
@@ -88,79 +86,75 @@ class Plan:
         self.tensors: dict[str, Tensor] = {}
         self.all: list[Tensor] = []
         self.roles: dict[tuple, Tensor] = {}
-        self._build(in_chans, h, w, output_stride)
-        self._finish(self.tensors if wanted is None else wanted)
+        self.fused: dict[str, Step] = {}                                  # projections that are computed with the sum they belong to
+        self._build(h, w)
+        self.tensors = graph.in_order(self.tensors)
+        self._finish(self.tensors if keep else wanted)
 
     # --- the network --------------------------------------------------------------------------------------------------------------
 
-    def _build(self, in_chans: int, h: int, w: int, output_stride: int) -> None:
-        stages = self.variant.stages(output_stride)
-        basic = self.variant.block == BASIC
-        wide = stages[0].dilation if basic else 0                         # the border that a block's first convolution wants
-        kernel = 3 if self.variant.stem else 7
-        x = self._tensor(h, w, in_chans, border=conv_padding(kernel, 2), tight=True)
-        self._op("input", L.INPUT, h, "channels last", dst=x, CHANNELS=in_chans, H=h, W=w)
-        if self.variant.stem:
-            for i, path in enumerate(self.variant.stem_convs[:-1]):
-                x = self._conv(path, x, stride=2 if i == 0 else 1, norm=f"stem.norm{i + 1}", border=1)
-        last = self.variant.stem_convs[-1]
-        stem = self.tensors[last] = self._conv(last, x, stride=1 if self.variant.stem else 2)
-        p, q = output_size(stem.h, 3, 2, 1), output_size(stem.w, 3, 2, 1)
-        raw, pre = self._tensor(p, q, stem.c), self._tensor(p, q, stem.c, border=wide)
-        self._op("stem.pool", L.MAXPOOL, p, "max pool", src=stem, dst=raw, two=pre, CHANNELS=stem.c, H=stem.h, W=stem.w,
-                 **self._norm("stages.0.blocks.0.norm1"))
-        self.tensors |= {"stem.pool": raw, "stages.0.blocks.0.norm1": pre}
-        for s, stage in enumerate(stages):
-            after = stages[s + 1] if s + 1 < len(stages) else None
-            raw, pre = self._stage(s, stage, after, raw, pre)
-            self.tensors[f"stages.{s}"] = raw
-        if self.global_pool == "avg":
-            pooled = self.tensors["head.global_pool"] = self._tensor(1, 1, pre.c)
-            self._op("head.global_pool", L.GLOBALPOOL, -(-pre.c // VL), "mean", src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w)
-            if "head.fc.weight" in self.params:
-                self.tensors["head.fc"] = self._conv("head.fc", pooled)
+    def _build(self, h: int, w: int) -> None:
+        steps = self.graph.steps_to(self.wanted)
+        x = self.tensors[PICTURE] = self._tensor(h, w, self.graph.in_chans, border=self.graph.borders[PICTURE], tight=True)
+        self._op("input", L.INPUT, h, "channels last", dst=x, CHANNELS=x.c, H=h, W=w)
+        kinds = {"conv": self._convolution, "max_pool": self._max_pool, "avg_pool": self._avg_pool, "global_pool": self._global_pool}
+        for step in steps:
+            kinds[step.kind](step, self.tensors[step.source])
 
-    def _stage(self, s: int, stage: StagePlan, after: StagePlan | None, raw: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
-        basic = self.variant.block == BASIC
-        h, w = (pre.h - 1) // stage.stride + 1, (pre.w - 1) // stage.stride + 1
-        border = max(stage.dilation, after.first_dilation if after else 0) if basic else 0
-        x = p = None
-        for b in range(stage.depth):
-            path, first = f"stages.{s}.blocks.{b}", b == 0
-            stride, dilation = (stage.stride, stage.first_dilation) if first else (1, stage.dilation)
-            follows = (f"stages.{s}.blocks.{b + 1}.norm1" if b + 1 < stage.depth else f"stages.{s + 1}.blocks.0.norm1" if after else "norm")
-            if first or self.keep:                                        # the sum of a later block replaces its shortcut, place by place
-                x = self._tensor(h, w, stage.c_out)
-            p = self._tensor(h, w, stage.c_out, border=border, role=f"stages.{s}.sum")
-            shortcut = dict(residual=raw)
-            if first and self.variant.has_downsample(stage):
-                shortcut = self._downsample(path, pre, stage, x)
-            if basic:
-                y = self._conv(f"{path}.conv1", pre, stride=stride, dilation=dilation, norm=f"{path}.norm2", border=stage.dilation)
-                self._conv(f"{path}.conv2", y, dilation=stage.dilation, **shortcut, into=x, then=follows, two=p)
-            else:
-                y = self._conv(f"{path}.conv1", pre, norm=f"{path}.norm2", border=dilation)
-                y = self._conv(f"{path}.conv2", y, stride=stride, dilation=dilation, norm=f"{path}.norm3")
-                self._conv(f"{path}.conv3", y, **shortcut, into=x, then=follows, two=p)
-            self.tensors |= {path: x, follows: p}
-            raw, pre = x, p
-        return raw, pre
+    def _convolution(self, step: Step, x: Tensor) -> None:
+        """A convolution with all that follows it: folded norm, shortcut, second output."""
+        p, q = step.output_size(x.h), step.output_size(x.w)
+        if self._joins(step, p, q):
+            self.fused[step.path] = step
+            return
+        if self.graph.folds(step):
+            y = self._tensor(p, q, step.c_out, border=self._border(step.norm), role=role_of(step.path))
+            self._conv(step, x, y, norm=step.norm)
+            self.tensors[step.norm] = y
+            return
+        plus, residual = self.fused.get(step.shortcut), self.tensors.get(step.shortcut)
+        y = residual if residual and self._replaces(step) else self._tensor(p, q, step.c_out, border=self._border(step.raw))
+        two = None
+        if step.norm:
+            two = self._tensor(p, q, step.c_out, border=self._border(step.norm), role=role_of(f"{step.raw}.sum"))
+        self._conv(step, x, y, residual=residual, plus=plus, two=two)
+        self.tensors |= {step.raw: y} | ({step.norm: two} if two else {})
 
-    def _downsample(self, path: str, pre: Tensor, stage: StagePlan, x: Tensor) -> dict:
-        """The shortcut of a stage's first block, as arguments of the convolution that it is added to: either that convolution computes
-        it as well, or it lies in x already."""
-        stride, name, h, w = stage.stride, f"{path}.downsample.conv", x.h, x.w
-        if self.variant.avg_down and (stride > 1 or stage.dilation > 1):
-            pooled = self.tensors[f"{path}.downsample.pool"] = self._tensor(h, w, pre.c)
-            self._op(f"{path}.downsample.pool", L.AVGPOOL, h, "average pool", src=pre, dst=pooled, CHANNELS=pre.c, H=pre.h, W=pre.w,
-                     STRIDE=stride, ALL_COUNT=int(stage.dilation > 1))
-            pre, stride = pooled, 1
-        waste = h * computed(w, best_step(w)) - computed(h * w, best_step(h * w))         # tiles must then end with each row
-        if stride == 1 or self.variant.block == BASIC or waste * stage.mid <= h * w * ACTIVATION_COST:
-            return dict(plus=(name, pre, stride))
-        return dict(residual=self._conv(name, pre, stride=stride, into=x))
+    def _joins(self, step: Step, p: int, q: int) -> bool:
+        """Whether a projection is computed by the convolution that it is added to, as more of its channels. Not where its stride would
+        make that convolution's tiles end with each row, and they would compute too much for nothing."""
+        sums = [other for other in self.graph.steps if other.shortcut == step.path]
+        if not sums or step.norm or step.kernel > 1:
+            return False
+        waste = p * computed(q, best_step(q)) - computed(p * q, best_step(p * q))
+        return step.stride == 1 or sums[0].kernel > 1 or waste * sums[0].c_in <= p * q * ACTIVATION_COST
+
+    def _replaces(self, step: Step) -> bool:
+        """Whether a sum may be written over its shortcut, place by place: if nobody else reads that."""
+        readers = sum((other.source, other.shortcut).count(step.shortcut) for other in self.graph.steps)
+        return readers == 1 and not self.keep and step.shortcut not in self.wanted
+
+    def _max_pool(self, step: Step, x: Tensor) -> None:
+        p, q = step.output_size(x.h), step.output_size(x.w)
+        raw, pre = self._tensor(p, q, x.c), self._tensor(p, q, x.c, border=self._border(step.norm))
+        self._op(step.path, L.MAXPOOL, p, "max pool", src=x, dst=raw, two=pre, CHANNELS=x.c, H=x.h, W=x.w, **self._norm(step.norm))
+        self.tensors |= {step.path: raw, step.norm: pre}
+
+    def _avg_pool(self, step: Step, x: Tensor) -> None:
+        y = self.tensors[step.path] = self._tensor(step.output_size(x.h), step.output_size(x.w), x.c)
+        self._op(step.path, L.AVGPOOL, y.h, "average pool", src=x, dst=y, CHANNELS=x.c, H=x.h, W=x.w, STRIDE=step.stride,
+                 ALL_COUNT=int(step.same))
+
+    def _global_pool(self, step: Step, x: Tensor) -> None:
+        """The mean; other pools are the engine's."""
+        y = self.tensors[step.path] = self._tensor(1, 1, x.c)
+        self._op(step.path, L.GLOBALPOOL, -(-x.c // VL), "mean", src=x, dst=y, CHANNELS=x.c, H=x.h, W=x.w)
 
     # --- its parts ----------------------------------------------------------------------------------------------------------------
+
+    def _border(self, layer: str) -> int:
+        """The border of zeros that those who read a layer want."""
+        return self.graph.borders.get(layer, 0)
 
     def _tensor(self, h: int, w: int, c: int, *, pictures: int = 1, border: int = 0, tight: bool = False, role: str = "") -> Tensor:
         """A new activation; or, if it has a role, the one of this shape that has it in other blocks of the stage. So within a stage every
@@ -183,25 +177,21 @@ class Plan:
         padded = pad_channels(vector)
         return self.packed.add(key, padded.shape, lambda out: np.copyto(out, padded, casting="same_kind"))
 
-    def _conv(self, path: str, x: Tensor, *, stride: int = 1, dilation: int = 1, norm: str | None = None, border: int = 0,
-              into: Tensor | None = None, residual: Tensor | None = None, plus: tuple[str, Tensor, int] | None = None,
-              then: str | None = None, two: Tensor | None = None) -> Tensor:
-        """Convolution `path` of x: with `norm` and its ReLU folded in, or raw; or raw plus `residual`, or plus a second convolution (its
-        path, input and stride; 1×1), and `two` = ReLU(`then`) of that."""
-        k, c, r, s = self.params[f"{path}.weight"].shape
-        pad = conv_padding(r, stride, dilation)
-        p, q = output_size(x.h, r, stride, pad, dilation), output_size(x.w, s, stride, pad, dilation)
-        y = into or self._tensor(p, q, k, border=border, role=role_of(path))
-        if norm:
-            self.tensors[norm] = y
+    def _conv(self, step: Step, x: Tensor, y: Tensor, *, norm: str = "", residual: Tensor | None = None, plus: Step | None = None,
+              two: Tensor | None = None) -> None:
+        """Convolution `step` of x into y: with `norm` and its ReLU folded in, or raw; or raw plus `residual`, or plus a second
+        convolution (1×1), and `two` = the step's norm and ReLU of that."""
+        path, k, c, r, s = step.path, step.c_out, step.c_in, step.kernel, step.kernel
+        p, q, pad, stride, dilation = y.h, y.w, step.padding, step.stride, step.dilation
         if norm and x.extra and (r, stride, dilation) == (3, 1, 1):
             m = self._winograd(p, q, k, c)
             if m:
-                return self._winograd_conv(path, x, y, norm, m)
+                self._winograd_conv(path, x, y, norm, m)
+                return
         starts, run = self._runs(x, r, s, dilation)
         starts2, x2, columns = [], None, {}
         if plus:                                                          # its channels follow on those of x
-            path2, x2, stride2 = plus
+            path2, x2, stride2 = plus.path, self.tensors[plus.source], plus.stride
             run = gcd(run, x2.c)
             starts2 = list(range(0, x2.c, run))
             columns = dict(SRC2_ROW=stride2 * x2.row, SRC2_PIXEL=stride2 * x2.pitch)
@@ -217,30 +207,29 @@ class Plan:
                 pack(self.params[f"{path2}.weight"].reshape(k, x2.c, 1), np.ones(k), r * s * c, out)
                 release(self.params[f"{path2}.weight"])
             release(self.params[f"{path}.weight"])
-        place = self.packed.add((path, norm, plus and path2), (panels, steps, NR), fill)
+        place = self.packed.add((path, norm, plus.path if plus else ""), (panels, steps, NR), fill)
 
         far = up(k, NR) * steps * 4 > NEAR                                # the weights don't stay in the cache: walk them once
         strided = stride > 1 or any(t.border for t in (x, y, residual, two, x2) if t) or (plus and stride2 > 1)
         rows, across = (p, q) if r > 1 or strided else (1, p * q)         # else all pixels are one long row
-        step = best_step(across)
-        tiles = rows * -(-across // step)
+        height = best_step(across)
+        tiles = rows * -(-across // height)
         if not far:
             panels_a_task, tiles_a_task = panels, max(1, tiles // 64)
         elif tiles >= 4 * self.threads:                                   # each thread has pixels of its own, that no other core touches
             panels_a_task, tiles_a_task = panels, -(-tiles // self.threads)
         else:                                                             # too few for that: channels of its own
             panels_a_task, tiles_a_task = 1, tiles
-        columns |= dict(P=rows, Q=across, STEP=step, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=place, PANELS=panels,
-                        PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(norm is None), OFFS=len(self.offs),
+        columns |= dict(P=rows, Q=across, STEP=height, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=place, PANELS=panels,
+                        PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(not norm), OFFS=len(self.offs),
                         NRUNS=len(starts + starts2), RUN=run, FIRST2=len(starts), TILES_A_TASK=tiles_a_task,
                         PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far))
-        if then:
-            columns |= self._norm(then)
+        if two:
+            columns |= self._norm(step.norm)
         self._op(f"{path} + downsample.conv" if plus else path, L.CONV, -(-panels // panels_a_task) * -(-tiles // tiles_a_task),
-                 f"direct {r}×{s}", src=x, src2=x2, dst=y, res=residual, two=two, start=(-pad, -pad), tile=tile_name(across, step),
-                 flops=2 * p * q * k * steps, computed=2 * rows * computed(across, step) * panels * NR * steps, weights=k * steps, **columns)
+                 f"direct {r}×{s}", src=x, src2=x2, dst=y, res=residual, two=two, start=(-pad, -pad), tile=tile_name(across, height),
+                 flops=2 * p * q * k * steps, computed=2 * rows * computed(across, height) * panels * NR * steps, weights=k * steps, **columns)
         self.offs += starts + starts2
-        return y
 
     def _runs(self, x: Tensor, r: int, s: int, dilation: int) -> tuple[list[int], int]:
         """Where the runs of an r×s kernel begin, and how long they are."""
@@ -262,7 +251,7 @@ class Plan:
             costs[m] = places * (c * k * max(2 * computed(tiles, best_step(tiles)), WEIGHT_COST) + tiles * (c + k) * ACTIVATION_COST)
         return min(costs, key=costs.get)
 
-    def _winograd_conv(self, path: str, x: Tensor, y: Tensor, norm: str, m: int) -> Tensor:
+    def _winograd_conv(self, path: str, x: Tensor, y: Tensor, norm: str, m: int) -> None:
         """A 3×3 convolution as transform, n² matrix products (places stand for pictures, each with weights of its own), transform."""
         weight, places = self.params[f"{path}.weight"], (m + 2) ** 2
         k, c = weight.shape[:2]
@@ -288,7 +277,7 @@ class Plan:
             self._op(path, L.WINOGRAD, tasks, name, src=x, dst=y, res=v, two=z, start=(-1, -1), tile=tile_name(each, step), scratch=(v, z),
                      computed=2 * places * tasks * computed(each, step) * panels * NR * c, **cost, **ends | shape | product, P=down,
                      TILES_A_TASK=each, STEP=step, SHIFT=zero)
-            return y
+            return
         step = best_step(tiles)
         v, z = (self._tensor(1, tiles, n, pictures=places, role=role_of(path, part)) for n, part in ((c, "in"), (k, "out")))
         self._op(path, L.WINOGRAD_IN, (m + 2) * down, name, src=x, dst=v, start=(-1, -1), scratch=(v,), **ends, P=down)
@@ -296,7 +285,6 @@ class Plan:
                  computed=2 * places * computed(tiles, step) * panels * NR * c, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1,
                  FIRST2=1, STEP=step, TILES_A_TASK=-(-tiles // step), PANELS_A_TASK=half, PANELS_OUTER=1)
         self._op(path, L.WINOGRAD_OUT, down, name, src=z, dst=y, scratch=(z,), **ends, **shape)
-        return y
 
     def _op(self, layer: str, kind: int, tasks: int, algorithm: str, *, src: Tensor | None = None, src2: Tensor | None = None,
             dst: Tensor | None = None, res: Tensor | None = None, two: Tensor | None = None, start: tuple[int, int] = (0, 0), tile: str = "",
@@ -333,11 +321,12 @@ class Plan:
 
 
 class HeadPlan(Plan):
-    """The classifier alone: pooled features (N, C, P, Q), as one picture of N·P rows → logits, one 1×1 convolution with bias."""
+    """The classifier alone: pooled features (C, h, w), as one picture → logits, one 1×1 convolution with bias."""
 
-    def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], packed: Packed, n: int, c: int, p: int, q: int):
-        super().__init__(variant, params, packed, c, n * p, q, wanted=["head.fc"])
+    def __init__(self, graph: Graph, params: Mapping[str, np.ndarray], packed: Packed, h: int, w: int):
+        super().__init__(graph, params, packed, h, w, ["head.fc"])
 
-    def _build(self, in_chans: int, h: int, w: int, output_stride: int) -> None:
-        self.source = self._tensor(h, w, in_chans)
-        self.tensors["head.fc"] = self._conv("head.fc", self.source)
+    def _build(self, h: int, w: int) -> None:
+        step = self.graph.steps[-1]
+        self.source = self.tensors[step.source] = self._tensor(h, w, step.c_in)
+        self._convolution(step, self.source)

@@ -8,7 +8,13 @@ from ..lower.sources import named_by_sources
 
 
 def features() -> set[str]:
-    """The instruction sets that Numba compiles for: the host's, or those of NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    """The instruction sets that Numba compiles for: the host's, or those of NUMBA_CPU_NAME and NUMBA_CPU_FEATURES.
+
+    Every 64-bit ARM has NEON and its fused multiply-add. LLVM is not asked: of a Mac it reports no features at all, nor where
+    /proc/cpuinfo is missing.
+    """
+    if llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return {"neon"}
     if config.CPU_FEATURES is not None:
         return {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
     if config.CPU_NAME not in (None, "host", llvm.get_host_cpu_name()):

@@ -1,0 +1,179 @@
+"""What a backend is, and which ones there are. A model hands its work to one of them.
+
+To add one, write a class with this interface and a line in `BACKENDS`: see CONTRIBUTING.md. Nothing
+else in npresnet asks a backend for its name.
+
+Axes: N pictures, C channels, H×W pixels in, K channels of a layer, P×Q pixels of a layer.
+"""
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from .errors import NpresnetError
+from .graph import Graph
+from .network import Network, Tap
+
+Params = Mapping[str, np.ndarray]
+
+
+class Backend(ABC):
+    """The network `graph` with the tensors `params` (timm's name → float32 array), ready to run.
+
+    All arrays are NCHW float32. Layers go by their timm paths. It may be called from several threads,
+    leaves its inputs untouched, and takes any number of pictures of any size, none included.
+
+    exact: no Winograd and no split arithmetic. A backend that has neither takes it and does nothing.
+    What else a subclass takes stands under `options` in `BACKENDS`.
+    """
+
+    def __init__(self, graph: Graph, params: Params, *, exact: bool = False):
+        self.graph, self.params, self.exact = graph, params, exact
+
+    def accept(self, what: str, x: Any) -> Any:
+        """x, given as `what`, as this backend takes it. Raises ValueError if it can't be taken.
+
+        The default takes all that NumPy takes, and refuses what lies in a GPU's memory.
+        """
+        if hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__"):
+            raise ValueError(f"the {what} lie in a GPU's memory: create the model with "
+                             "backend='cuda', or copy them to the host")
+        return np.asarray(x)
+
+    @abstractmethod
+    def maps(self, x: Any, paths: Sequence[str]) -> list[Any]:
+        """The layers called `paths` for pictures x (N, C, H, W), each (N, K, P, Q). Nothing behind
+        the last of them is run."""
+
+    @abstractmethod
+    def head(self, features: Any, path: str) -> Any:
+        """From the last feature map (N, C, H, W) to `path`, "head.global_pool" or "head.fc":
+        (N, K, 1, 1), or (N, K, H, W) without a global pool."""
+
+    @abstractmethod
+    def trace(self, x: Any, last: str) -> dict[str, np.ndarray]:
+        """Every layer up to `last` that this backend computes: path → array, in the graph's order."""
+
+    def plan(self, input_size: tuple[int, int, int]) -> Any:
+        """What it does with a picture (C, H, W), layer by layer, and the time that takes.
+
+        Raises ValueError if it plans nothing.
+        """
+        raise ValueError("this backend plans nothing: create the model with backend='numba' or "
+                         "'cuda'")
+
+
+class Reference(Backend):
+    """The readable network in NumPy, `network.py`. It plans nothing and keeps nothing."""
+
+    def maps(self, x: np.ndarray, paths: Sequence[str]) -> list[np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+
+        def keep(path: str, y: np.ndarray) -> None:
+            if path in paths:
+                found[path] = y
+        self._run(x, self.graph.last_of(paths), keep)
+        return [found[path] for path in paths]
+
+    def head(self, features: np.ndarray, path: str) -> np.ndarray:
+        found: dict[str, np.ndarray] = {}
+        network = self._network(found.__setitem__)
+        network.forward_head(features, pre_logits=path == "head.global_pool")
+        return found[path]
+
+    def trace(self, x: np.ndarray, last: str) -> dict[str, np.ndarray]:
+        layers: dict[str, np.ndarray] = {}
+        self._run(x, last, layers.__setitem__)
+        return layers
+
+    def _run(self, x: np.ndarray, last: str, tap: Tap) -> None:
+        """Run the network as far as `last`, or the stem's pool behind it; `tap` sees every layer."""
+        network = self._network(tap)
+        if last.startswith("head."):
+            network.forward(x)
+        elif last == "norm":
+            network.forward_features(x)
+        else:
+            maps = [each.path for each in self.graph.feature_maps]
+            network.forward_intermediates(x, [maps.index(last) if last in maps else 0],
+                                          stop_early=True, intermediates_only=True)
+
+    def _network(self, tap: Tap) -> Network:
+        graph = self.graph
+        return Network(graph.variant, self.params, output_stride=graph.output_stride,
+                       global_pool=graph.global_pool, tap=tap)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest Δ from timm that is allowed: the largest difference in a layer, or of the logits,
+    as a share of its largest magnitude."""
+    layers: float
+    logits: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A backend, before it is imported. target: its class, and check: a function that raises an
+    NpresnetError, in one line, where it can't run; each as "module:name". options: what its class
+    takes beyond `Backend`'s own."""
+    target: str
+    tolerance: Tolerance
+    exact_tolerance: Tolerance
+    options: tuple[str, ...] = ()
+    check: str = ""
+
+    def check_available(self) -> None:
+        """Raise an NpresnetError, in one line, if the backend can't run on this machine."""
+        if self.check:
+            _named(self.check)()
+
+    def make(self, graph: Graph, params: Params, **options: Any) -> Backend:
+        """The backend for a network. options: of its class."""
+        made: Backend = _named(self.target)(graph, params, **options)
+        return made
+
+
+BACKENDS = {
+    "numpy": Entry("npresnet.backend:Reference", Tolerance(5e-6, 5e-6), Tolerance(5e-6, 5e-6)),
+    "numba": Entry("npresnet.fast.engine:Engine", Tolerance(1e-4, 5e-5), Tolerance(1e-5, 1e-5),
+                   options=("num_threads",)),
+    "cuda": Entry("cuda_kernels.runner:Runner", Tolerance(1e-5, 1e-5), Tolerance(1e-5, 1e-5),
+                  check="cuda_kernels:check_available"),
+}
+AUTO = ("cuda", "numba")                                          # the first that can run here
+
+
+def choose_backend(name: str) -> str:
+    """The backend to use for a name; for "auto" that of the environment variable NPRESNET_BACKEND,
+    else the first of AUTO that can run here.
+
+    Raises ValueError if there is none of that name; for "cuda" MissingDependencyError without
+    numba-cuda, DeviceError without a GPU for it.
+    """
+    if name == "auto":
+        name = os.environ.get("NPRESNET_BACKEND") or next(filter(_can_run, AUTO))
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
+    BACKENDS[name].check_available()
+    return name
+
+
+def _can_run(name: str) -> bool:
+    try:
+        BACKENDS[name].check_available()
+    except NpresnetError:
+        return False
+    return True
+
+
+def _named(target: str) -> Any:
+    """What "module:name" names."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)

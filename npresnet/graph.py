@@ -1,0 +1,342 @@
+"""The network as data: its steps in forward order, as engines fuse them. Nothing is computed here.
+
+`network.py` is the same network to read and step through; a test holds the two against each other.
+Everything else that has to know the network reads this file: the engines' planners, the shapes of
+the parameters, feature maps, the summary.
+
+A step is one operation with its epilogue: what is done to a result before it is written.
+
+    result  = operation(source)                     `path`    stages.0.blocks.1.conv3
+    sum     = result + shortcut                     `block`   stages.0.blocks.1
+    normed  = relu(norm(sum, or result))            `norm`    stages.0.blocks.2.norm1
+
+    bottleneck:    P ──conv1──▶ A ──conv2──▶ B ──conv3──▶ + ──▶ X (raw: the next shortcut)
+                   │          (norm2)      (norm3)        ▲ └─▶ P (the next block's norm1)
+                   └── raw X, or downsample.conv(P) ──────┘
+
+A batch norm is one multiplication and one addition a channel, so it goes into the step before it. A
+norm that needs the picture's own statistics can't; it is a step of its own, of kind "norm".
+
+Axes: C channels in, K channels out, R×R kernel, H×W pixels in, P×Q pixels out.
+Source: He et al. 2016, arXiv 1603.05027; timm `models/resnetv2.py` (1.0.31).
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from itertools import groupby
+from typing import TypeVar
+
+from .ops.conv import output_size
+from .variants import BASIC, COUNTER, StagePlan, Variant, conv_padding
+
+PICTURE = "picture"                                               # what the first step reads
+Shape = tuple[int, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation and its epilogue. Layers go by their timm paths.
+
+    kind: "conv", "max_pool", "avg_pool", "global_pool" or "norm". path: the operation, and its result.
+    source: the layer that it reads. c_in, c_out: channels. padding: pixels on each side that count as
+    zero, or as −∞ for a maximum; an average pool counts only what is there, or with `same` as zeros
+    what lies right of the picture and below. bias: whether a convolution has one.
+    shortcut: the layer that is added to the result, and block: the name of that sum; or "".
+    norm: the batch norm and ReLU that follow, and the name of what they give; or "".
+    """
+    kind: str
+    path: str
+    source: str
+    c_in: int
+    c_out: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    bias: bool = False
+    same: bool = False
+    shortcut: str = ""
+    block: str = ""
+    norm: str = ""
+
+    @property
+    def raw(self) -> str:
+        """Name of what the norm is applied to: the sum if there is one, else the result."""
+        return self.block or self.path
+
+    def output_size(self, size: int) -> int:
+        """Pixels out for `size` pixels in, along one axis. Raises ValueError if the kernel doesn't fit."""
+        if self.kind == "avg_pool":                               # a window may hang over the edge
+            return (size - 1) // self.stride + 1
+        return output_size(size, self.kernel, self.stride, self.padding, self.dilation)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One output that `trace` gives. kind: the step's; or "sum", "norm", or "linear" for the classifier."""
+    path: str
+    kind: str
+    step: Step
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """A layer that is put out as a feature map: raw, before any norm.
+
+    reduction: pixels of the picture for one of its pixels, along one axis.
+    """
+    path: str
+    channels: int
+    reduction: int
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A network: `variant` for pictures of in_chans channels. Made by `build_graph`.
+
+    steps: in forward order, a shortcut's projection before the sum that it is added to. layers: all
+    outputs, in the order in which the reference computes them. aliases: second names of layers (a
+    stage's output is its last block's). feature_maps: of the stem and the stages.
+    """
+    variant: Variant
+    in_chans: int
+    num_classes: int
+    output_stride: int
+    global_pool: str
+    steps: tuple[Step, ...]
+    layers: tuple[Layer, ...]
+    aliases: dict[str, str]
+    feature_maps: tuple[FeatureMap, ...]
+
+    @property
+    def last(self) -> str:
+        """The last layer of a forward pass: the classifier, or the global pool without one."""
+        return "head.fc" if self.num_classes else "head.global_pool"
+
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """Layers that somebody needs: those that a step reads, feature maps and the last layer."""
+        by_steps = {name for step in self.steps for name in (step.source, step.shortcut)}
+        maps = {self.aliases.get(each.path, each.path) for each in self.feature_maps}
+        return frozenset(by_steps | maps | {self.last})
+
+    @cached_property
+    def borders(self) -> dict[str, int]:
+        """How many pixels of zeros the convolutions that read a layer want around it."""
+        borders: dict[str, int] = {}
+        for step in self.steps:
+            if step.kind == "conv":
+                borders[step.source] = max(borders.get(step.source, 0), step.padding)
+        return borders
+
+    def folds(self, step: Step) -> bool:
+        """Whether a step's norm is all that is needed of it: then its raw result need not be written."""
+        return bool(step.norm) and step.raw not in self.read
+
+    def in_order(self, found: Mapping[str, T]) -> dict[str, T]:
+        """What was found for layers by their first names, by all their names, in the order of
+        `layers`."""
+        names = {layer.path: self.aliases.get(layer.path, layer.path) for layer in self.layers}
+        return {path: found[first] for path, first in names.items() if first in found}
+
+    def steps_to(self, paths: Collection[str]) -> tuple[Step, ...]:
+        """The steps as far as layers `paths`, by their first names, need them."""
+        makes = [not {step.path, step.block, step.norm}.isdisjoint(paths) for step in self.steps]
+        return self.steps[:len(makes) - makes[::-1].index(True)]
+
+    def last_of(self, paths: Collection[str]) -> str:
+        """Which of some layers comes last."""
+        return [layer.path for layer in self.layers if layer.path in paths][-1]
+
+    def taps(self, take: list[int], norm: bool, stop_early: bool) -> tuple[list[str], str]:
+        """Names of the feature maps numbered in `take`, and of the last layer that a pass which gives
+        them out has to run: see `ResNetV2.forward_intermediates`."""
+        last = len(self.feature_maps) - 1
+        count = max(take) if stop_early else last
+        paths = [each.path for each in self.feature_maps]
+        wanted = ["norm" if norm and i == last else paths[i] for i in take]
+        return wanted, {0: "stem.pool", last: "norm"}.get(count, paths[count])
+
+    def shapes(self, h: int, w: int) -> dict[str, Shape]:
+        """Every layer's shape (K, P, Q) for a picture (C, h, w), in the order of `layers`."""
+        sizes = {PICTURE: (h, w)}
+        for step in self.steps:
+            h, w = sizes[step.source]
+            if step.kind != "global_pool":
+                size = (step.output_size(h), step.output_size(w))
+            else:
+                size = (1, 1) if self.global_pool else (h, w)
+            sizes |= dict.fromkeys((step.path, step.block, step.norm), size)
+        named = self.aliases.get
+        return {layer.path: (layer.step.c_out, *sizes[named(layer.path, layer.path)])
+                for layer in self.layers}
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Name → shape of every tensor in the state dict, in timm's order: weights float32,
+        `num_batches_tracked` int64 scalars."""
+        shapes: dict[str, Shape] = {}
+        for layer in _as_defined(self.layers):
+            path, step = layer.path, layer.step
+            if layer.kind in ("conv", "linear"):
+                shapes[f"{path}.weight"] = (step.c_out, step.c_in, step.kernel, step.kernel)
+                if step.bias:
+                    shapes[f"{path}.bias"] = (step.c_out,)
+            elif layer.kind == "norm":
+                for part in ("weight", "bias", "running_mean", "running_var"):
+                    shapes[f"{path}.{part}"] = (step.c_out,)
+                shapes[f"{path}.{COUNTER}"] = ()
+        return shapes
+
+
+def is_parameter(name: str) -> bool:
+    """Whether a tensor is learned by gradient descent: batch norm's running statistics are not."""
+    return not name.endswith(("running_mean", "running_var", COUNTER))
+
+
+def count_parameters(graph: Graph) -> int:
+    """How many numbers gradient descent has learned."""
+    shapes = graph.parameter_shapes()
+    return sum(math.prod(shape) for name, shape in shapes.items() if is_parameter(name))
+
+
+def _as_defined(layers: tuple[Layer, ...]) -> list[Layer]:
+    """Layers in the order of timm's modules, which define a block's downsample before its norm1."""
+    def block_of(layer: Layer) -> str:
+        return ".".join(layer.path.split(".")[:4])
+
+    ordered: list[Layer] = []
+    for _, block in groupby(layers, block_of):
+        ordered += sorted(block, key=lambda layer: ".downsample." not in layer.path)
+    return ordered
+
+
+@cache
+def build_graph(variant: Variant, *, in_chans: int = 3, num_classes: int = 1000,
+                output_stride: int = 32, global_pool: str = "avg", fold_norms: bool = True) -> Graph:
+    """The network of `variant`, for pictures of in_chans channels. num_classes: 0 for no classifier.
+
+    fold_norms: False makes every batch norm a step of its own, as a norm that can't be folded is.
+    Raises ValueError for an output_stride other than 32, 16 or 8.
+    """
+    build = _Builder(fold_norms)
+    stages = variant.stages(output_stride)
+    x = build.stem(variant, in_chans)
+    maps = [FeatureMap(x, variant.stem_channels[-1], 2)]
+    x = build.pool("max_pool", "stem.pool", x, kernel=3, stride=2, padding=1)
+    for s, stage in enumerate(stages):
+        for b in range(stage.depth):
+            block = build.basic if variant.block == BASIC else build.bottleneck
+            x = block(f"stages.{s}.blocks.{b}", x, variant, stage, first=b == 0)
+        build.alias(f"stages.{s}", x)
+        maps.append(FeatureMap(f"stages.{s}", stage.c_out, stage.reduction))
+    x = build.norm_act("norm", x)
+    x = build.global_pool("head.global_pool", x, twice=global_pool == "catavgmax")
+    if num_classes:
+        build.conv("head.fc", x, num_classes, bias=True)
+    steps = {step.path: step for step in build.steps}
+    layers = tuple(Layer(path, kind, steps[of]) for path, kind, of in build.layers)
+    return Graph(variant, in_chans, num_classes, output_stride, global_pool, tuple(build.steps),
+                 layers, build.aliases, tuple(maps))
+
+
+class _Builder:
+    """Walks the network as `network.py` does, and writes down its steps. Layers are their names."""
+
+    def __init__(self, fold_norms: bool):
+        self.fold_norms = fold_norms
+        self.steps: list[Step] = []
+        self.layers: list[tuple[str, str, str]] = []              # path, kind, path of the step
+        self.aliases: dict[str, str] = {}
+        self.channels: dict[str, int] = {}
+
+    def stem(self, variant: Variant, in_chans: int) -> str:
+        """The first convolution, or the first three."""
+        self.channels[PICTURE] = in_chans
+        if not variant.stem:
+            return self.conv("stem.conv", PICTURE, variant.stem_channels[0], 7, stride=2)
+        c1, c2, c3 = variant.stem_channels
+        x = self.conv("stem.conv1", PICTURE, c1, 3, stride=2)
+        x = self.norm_act("stem.norm1", x)
+        x = self.conv("stem.conv2", x, c2, 3)
+        x = self.norm_act("stem.norm2", x)
+        return self.conv("stem.conv3", x, c3, 3)
+
+    def bottleneck(self, path: str, x: str, variant: Variant, plan: StagePlan, first: bool) -> str:
+        stride, dilation = (plan.stride, plan.first_dilation) if first else (1, plan.dilation)
+        p = self.norm_act(f"{path}.norm1", x)
+        y = self.conv(f"{path}.conv1", p, plan.mid)
+        y = self.norm_act(f"{path}.norm2", y)
+        y = self.conv(f"{path}.conv2", y, plan.mid, 3, stride, dilation)
+        y = self.norm_act(f"{path}.norm3", y)
+        y = self.conv(f"{path}.conv3", y, plan.c_out)
+        return self.add(path, y, self.downsample(path, p, variant, plan) if first else x)
+
+    def basic(self, path: str, x: str, variant: Variant, plan: StagePlan, first: bool) -> str:
+        stride, dilation = (plan.stride, plan.first_dilation) if first else (1, plan.dilation)
+        projects = first and variant.has_downsample(plan)
+        p = self.norm_act(f"{path}.norm1", x)
+        y = self.conv(f"{path}.conv1", p, plan.mid, 3, stride, dilation)
+        y = self.norm_act(f"{path}.norm2", y)
+        y = self.conv(f"{path}.conv2", y, plan.c_out, 3, dilation=plan.dilation)
+        return self.add(path, y, self.downsample(path, p, variant, plan) if projects else x)
+
+    def downsample(self, path: str, p: str, variant: Variant, plan: StagePlan) -> str:
+        """The projection on a shortcut, behind an average pool in the d and t variants."""
+        stride = plan.stride
+        if variant.avg_down:
+            if stride > 1 or plan.dilation > 1:
+                p = self.pool("avg_pool", f"{path}.downsample.pool", p, kernel=2, stride=stride,
+                              same=plan.dilation > 1)
+            stride = 1
+        return self.conv(f"{path}.downsample.conv", p, plan.c_out, stride=stride)
+
+    def conv(self, path: str, source: str, c_out: int, kernel: int = 1, stride: int = 1,
+             dilation: int = 1, bias: bool = False) -> str:
+        step = Step("conv", path, source, self.channels[source], c_out, kernel, stride,
+                    conv_padding(kernel, stride, dilation), dilation, bias)
+        return self.append(step, "linear" if path == "head.fc" else "conv")
+
+    def pool(self, kind: str, path: str, source: str, **geometry: int) -> str:
+        channels = self.channels[source]
+        return self.append(Step(kind, path, source, channels, channels, **geometry), kind)
+
+    def global_pool(self, path: str, source: str, twice: bool) -> str:
+        channels = self.channels[source]
+        step = Step("global_pool", path, source, channels, channels * (2 if twice else 1))
+        return self.append(step, "global_pool")
+
+    def norm_act(self, path: str, source: str) -> str:
+        """A batch norm and its ReLU: the end of the step that makes `source`, or a step of its own."""
+        channels = self.channels[source]
+        if not self.fold_norms:
+            return self.append(Step("norm", path, source, channels, channels), "norm")
+        i = next(i for i, step in enumerate(self.steps) if step.raw == source)
+        self.steps[i] = replace(self.steps[i], norm=path)
+        return self.name(path, "norm", self.steps[i].path, channels)
+
+    def add(self, block: str, result: str, shortcut: str) -> str:
+        """A block's sum. Its step moves behind what it adds."""
+        step = next(step for step in self.steps if step.path == result)
+        self.steps.remove(step)
+        self.steps.append(replace(step, shortcut=shortcut, block=block))
+        return self.name(block, "sum", result, step.c_out)
+
+    def alias(self, path: str, layer: str) -> None:
+        """A second name for a layer."""
+        self.aliases[path] = layer
+        self.name(path, "sum", next(step.path for step in self.steps if step.raw == layer),
+                  self.channels[layer])
+
+    def append(self, step: Step, kind: str) -> str:
+        self.steps.append(step)
+        return self.name(step.path, kind, step.path, step.c_out)
+
+    def name(self, path: str, kind: str, step: str, channels: int) -> str:
+        """Write down an output."""
+        self.layers.append((path, kind, step))
+        self.channels[path] = channels
+        return path
