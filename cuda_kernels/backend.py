@@ -183,7 +183,7 @@ def announced():
         return nullcontext()
     from numba.cuda.core.event import Listener, install_listener
 
-    from npresnet.fast.engine import Announcement
+    from npresnet.lower.announcement import Announcement
 
     Listener.register(Announcement)                               # numba-cuda has a copy of Numba's events
     return install_listener("numba-cuda:run_pass", Announcement("the CUDA kernels"))

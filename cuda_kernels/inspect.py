@@ -22,8 +22,9 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from npresnet.graph import build_graph
 from npresnet.table import format_table
-from npresnet.variants import VARIANTS, parameter_shapes
+from npresnet.variants import VARIANTS
 
 from .performance import GPUS, Forecast
 from .performance import __doc__ as MODEL
@@ -132,9 +133,8 @@ def table(rows: list[dict]) -> str:
 def forecasts(gpu: str, batches: list[int]) -> list[Forecast]:
     """What resnetv2_50 should take on a GPU of that name, for each number of 224×224 pictures."""
     from .plan import Plan
-    variant = VARIANTS["resnetv2_50"]
-    shapes = parameter_shapes(variant)
-    return [Plan(variant, shapes, n, 3, 224, 224, GPUS[gpu], wanted=["head.fc"]).forecast() for n in batches]
+    graph = build_graph(VARIANTS["resnetv2_50"])
+    return [Plan(graph, n, 3, 224, 224, GPUS[gpu], wanted=[graph.last]).forecast() for n in batches]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,24 +1,21 @@
-"""Planning: from a variant and a picture size to a list of kernel launches, and places for what they read and write. Needs no GPU.
+"""Planning: from the network's graph and a picture size to a list of kernel launches, and places for what they read and write. Needs no
+GPU.
 
-    bottleneck:    P ──conv1──▶ A ──conv2──▶ B ──conv3──▶ + ──▶ X (raw: the next shortcut)
-                   │         (with norm2)  (with norm3)   ▲ └─▶ P = max(X · scale + shift, 0): the next norm1
-                   └──raw X, or downsample────────────────┘
-
-Every batch norm and ReLU happens behind the sum that it follows. The CPU's plan (`npresnet/fast/plan.py`) folds norm2 and norm3 into
-the weights before them; here scale and shift are applied to the sum, which costs nothing beside it and leaves the weights timm's own. So
-a plan that keeps every layer, for `trace`, runs the same kernels on the same weights and only writes more.
+The steps are `npresnet/graph.py`'s. Every batch norm and ReLU happens behind the sum that it follows. The CPU's plan
+(`npresnet/fast/plan.py`) folds norm2 and norm3 into the weights before them; here scale and shift are applied to the sum, which costs
+nothing beside it and leaves the weights timm's own. So a plan that keeps every layer, for `trace`, runs the same kernels on the same
+weights and only writes more.
 
 All pictures of a batch are one long row of pixels, so a plan is for a number of pictures, too.
 """
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import ceil, prod
 
-from npresnet.fast.memory import FOREVER, place, up
-from npresnet.ops.conv import output_size
-from npresnet.variants import BASIC, StagePlan, Variant, conv_padding
+from npresnet.graph import PICTURE, Graph, Step
+from npresnet.lower.placement import FOREVER, place, up
 
 from . import conv2d as C
 from . import layout, pool
@@ -78,18 +75,18 @@ class Launch:
 
 
 class Plan:
-    """A forward pass over n pictures (c, h, w): the tensors called in `wanted` (timm's paths) are put out, and nothing behind the last of
+    """A forward pass over n pictures (C, h, w): the layers called `wanted` (timm's paths) are put out, and nothing behind the last of
     them is done; None: all layers are kept, each by itself.
 
-    shapes: of the parameters, by name. gpu: for which kernels are chosen. head_only: the pictures are feature maps, and only the head
-    runs. source: where the pictures lie, (N, C, H, W); the first launch reads it. launches: in order. tensors: path → Activation, in
-    forward order. outputs: of what is wanted, path → where it is put out as (N, C, H, W), contiguous, and that shape. size: floats of
-    workspace. largest: floats of the largest array.
+    gpu: for which kernels are chosen. head_only: the pictures are last feature maps, and only the head runs. source: where the pictures
+    lie, (N, C, H, W); the first launch reads it. launches: in order. tensors: path → Activation, in forward order. outputs: of what is
+    wanted, path → where it is put out as (N, C, H, W), contiguous, and that shape. size: floats of workspace. largest: floats of the
+    largest array.
     """
 
-    def __init__(self, variant: Variant, shapes: Mapping[str, tuple], n: int, c: int, h: int, w: int, gpu: GPU, *, output_stride: int = 32,
-                 global_pool: str = "avg", wanted: Collection[str] | None = None, head_only: bool = False):
-        self.variant, self.shapes, self.gpu, self.global_pool = variant, shapes, gpu, global_pool
+    def __init__(self, graph: Graph, n: int, c: int, h: int, w: int, gpu: GPU, *, wanted: Collection[str] | None = None,
+                 head_only: bool = False):
+        self.graph, self.gpu = graph, gpu
         self.n, self.shape, self.keep = n, (n, c, h, w), wanted is None
         self.launches: list[Launch] = []
         self.tensors: dict[str, Activation] = {}
@@ -97,86 +94,38 @@ class Plan:
         self.source, x = Activation(1, 1, 1, n * c * h * w), Activation(n, h, w, c)
         self._launch("pictures", layout.channels_last, (ceil(h * w / layout.SIDE), ceil(x.pitch / layout.SIDE), n),
                      (self.source, x, x.pitch, 0), moved=self.source.floats + x.floats)
-        if head_only:
-            self.tensors["norm"] = x
-            self._head(x)
-        else:
-            self._build(x, output_stride)
+        self.tensors["norm" if head_only else PICTURE] = x
+        kinds = {"conv": self._convolution, "max_pool": self._max_pool, "avg_pool": self._avg_pool, "global_pool": self._global_pool}
+        for step in graph.steps:
+            if not head_only or step.path.startswith("head."):
+                kinds[step.kind](step, self.tensors[step.source])
+        self.tensors = graph.in_order(self.tensors)
         self._finish(wanted)
 
     def forecast(self, measured: float | None = None) -> Forecast:
         """What its launches should take; measured: ms that they took, if anybody knows."""
-        return Forecast(self.variant.name, self.shape, self.gpu, [launch.expected for launch in self.launches], measured)
+        return Forecast(self.graph.variant.name, self.shape, self.gpu, [launch.expected for launch in self.launches], measured)
 
-    # --- the network --------------------------------------------------------------------------------------------------------------
+    # --- the steps ----------------------------------------------------------------------------------------------------------------
 
-    def _build(self, x: Activation, output_stride: int) -> None:
-        stages = self.variant.stages(output_stride)
-        for i, path in enumerate(self.variant.stem_convs[:-1]):
-            x = self._conv(path, x, stride=2 if i == 0 else 1, norm=f"stem.norm{i + 1}")
-        x = self._conv(self.variant.stem_convs[-1], x, stride=1 if self.variant.stem else 2)
-        raw, pre = self._max_pool("stem.pool", x, "stages.0.blocks.0.norm1")
-        for s, stage in enumerate(stages):
-            raw, pre = self._stage(s, stage, "norm" if stage is stages[-1] else f"stages.{s + 1}.blocks.0.norm1", raw, pre)
-        self.tensors["norm"] = pre
-        self._head(pre)
+    def _convolution(self, step: Step, x: Activation) -> None:
+        """A convolution with all that follows it. Its raw result is written only if somebody reads it."""
+        if self.keep and step.shortcut:                           # without the shortcut it exists for `trace` alone
+            self.tensors[step.path], _ = self._sums(replace(step, shortcut="", block="", norm=""), x)
+        raw, normed = self._sums(step, x, raw=self.keep or not self.graph.folds(step))
+        self.tensors |= {name: made for name, made in ((step.raw, raw), (step.norm, normed)) if made}
 
-    def _stage(self, s: int, stage: StagePlan, follows: str, raw: Activation, pre: Activation) -> tuple[Activation, Activation]:
-        """Stage s of raw and pre, the same after its norm1: the same of its output. follows: the norm behind the stage."""
-        for b in range(stage.depth):
-            path, first, basic = f"stages.{s}.blocks.{b}", b == 0, self.variant.block == BASIC
-            stride, dilation = (stage.stride, stage.first_dilation) if first else (1, stage.dilation)
-            self.tensors[f"{path}.norm1"] = pre
-            if basic:
-                last, y = f"{path}.conv2", self._conv(f"{path}.conv1", pre, stride=stride, dilation=dilation, norm=f"{path}.norm2")
-            else:
-                y = self._conv(f"{path}.conv1", pre, norm=f"{path}.norm2")
-                last, y = f"{path}.conv3", self._conv(f"{path}.conv2", y, stride=stride, dilation=dilation, norm=f"{path}.norm3")
-            spread = stage.dilation if basic else 1
-            if self.keep:                                         # without the shortcut it exists for `trace` alone
-                self._conv(last, y, dilation=spread)
-            if first and self.variant.has_downsample(stage):
-                raw = self._downsample(path, pre, stage)
-            after = follows if b + 1 == stage.depth else f"stages.{s}.blocks.{b + 1}.norm1"
-            raw, pre = self._sums(last, y, 1, spread, norm=after, residual=raw)
-            self.tensors[path] = raw
-        self.tensors[f"stages.{s}"] = raw
-        return raw, pre
-
-    def _downsample(self, path: str, pre: Activation, stage: StagePlan) -> Activation:
-        """The projection on a shortcut, with the average pool that the d and t variants have before it."""
-        stride = stage.stride
-        if self.variant.avg_down and (stride > 1 or stage.dilation > 1):
-            pre, stride = self._avg_pool(f"{path}.downsample.pool", pre, stride, all_count=stage.dilation > 1), 1
-        return self._conv(f"{path}.downsample.conv", pre, stride=stride)
-
-    def _head(self, x: Activation) -> None:
-        if self.global_pool:
-            x = self._global_pool("head.global_pool", x)
-        else:
-            self.tensors["head.global_pool"] = x
-        if "head.fc.weight" in self.shapes:
-            self._conv("head.fc", x)
-
-    # --- its layers ---------------------------------------------------------------------------------------------------------------
-
-    def _conv(self, path: str, x: Activation, *, stride: int = 1, dilation: int = 1, norm: str | None = None) -> Activation:
-        """Convolution `path` of x, plus its bias if it has one; with `norm` and its ReLU behind it if named."""
-        y, y2 = self._sums(path, x, stride, dilation, norm=norm, raw=self.keep or not norm)
-        self.tensors |= {name: made for name, made in ((path, y), (norm, y2)) if made}
-        return y2 or y
-
-    def _sums(self, path: str, x: Activation, stride: int, dilation: int, *, norm: str | None, raw: bool = True,
-              residual: Activation | None = None) -> tuple[Activation | None, Activation | None]:
-        """Convolution `path` of x plus `residual`, if `raw`, and the same after `norm`, if named: the launch of rung 4 that should take
-        least, and the one behind it that adds up, if its products are shared out."""
-        k, c, r, s = self.shapes[f"{path}.weight"]
-        pad = conv_padding(r, stride, dilation)
-        out = Activation(x.n, output_size(x.h, r, stride, pad, dilation), output_size(x.w, s, stride, pad, dilation), k)
+    def _sums(self, step: Step, x: Activation, raw: bool = True) -> tuple[Activation | None, Activation | None]:
+        """Convolution `step` of x and its shortcut, if `raw`, and the same after its norm: the launch of rung 4 that should take least,
+        and the one behind it that adds up, if its products are shared out."""
+        path, norm, k, c, r, s = step.path, step.norm, step.c_out, step.c_in, step.kernel, step.kernel
+        stride, pad, dilation = step.stride, step.padding, step.dilation
+        out = Activation(x.n, step.output_size(x.h), step.output_size(x.w), k)
+        residual = self.tensors[step.shortcut] if step.shortcut else None
         y, y2 = replace(out) if raw else None, replace(out) if norm else None
         kernels = C.form(c, r, s, pad, dilation)
         steps = C.count_steps(kernels, c, r, s)
-        bias = Constant("bias", path) if f"{path}.bias" in self.shapes else None
+        bias = Constant("bias", path) if step.bias else None
         scale, shift = (Constant("scale", norm), Constant("shift", norm)) if norm else (None, None)
         flags = BIAS * bool(bias) + RESIDUAL * bool(residual) + RAW * raw + NORM * bool(norm)
         behind = bias, residual, scale, shift, y, y2
@@ -210,27 +159,27 @@ class Plan:
                          moved=partial + around)
         return y, y2
 
-    def _max_pool(self, path: str, x: Activation, norm: str) -> tuple[Activation, Activation]:
-        """The stem's pool of x, 3×3 with stride 2, and the same after `norm`."""
-        p, q = output_size(x.h, 3, 2, 1), output_size(x.w, 3, 2, 1)
+    def _max_pool(self, step: Step, x: Activation) -> None:
+        """The stem's pool of x, and the same after its norm."""
+        p, q = step.output_size(x.h), step.output_size(x.w)
         y, y2 = Activation(x.n, p, q, x.c), Activation(x.n, p, q, x.c)
-        self._launch(path, pool.max_pool, (ceil(y.floats / 4 / THREADS),),
-                     (x, Constant("scale", norm), Constant("shift", norm), y, y2, y.floats, x.h, x.w, y.pitch, p, q, 3, 2, 1, RAW + NORM),
-                     moved=x.floats + 2 * y.floats)
-        self.tensors[path] = y
-        return y, y2
+        self._launch(step.path, pool.max_pool, (ceil(y.floats / 4 / THREADS),),
+                     (x, Constant("scale", step.norm), Constant("shift", step.norm), y, y2, y.floats, x.h, x.w, y.pitch, p, q,
+                      step.kernel, step.stride, step.padding, RAW + NORM), moved=x.floats + 2 * y.floats)
+        self.tensors |= {step.path: y, step.norm: y2}
 
-    def _avg_pool(self, path: str, x: Activation, stride: int, all_count: bool) -> Activation:
-        y = self.tensors[path] = Activation(x.n, (x.h - 1) // stride + 1, (x.w - 1) // stride + 1, x.c)
-        self._launch(path, pool.avg_pool, (ceil(y.floats / 4 / THREADS),),
-                     (x, y, y.floats, x.h, x.w, y.pitch, y.h, y.w, stride, int(all_count)), moved=x.floats + y.floats)
-        return y
+    def _avg_pool(self, step: Step, x: Activation) -> None:
+        y = self.tensors[step.path] = Activation(x.n, step.output_size(x.h), step.output_size(x.w), x.c)
+        self._launch(step.path, pool.avg_pool, (ceil(y.floats / 4 / THREADS),),
+                     (x, y, y.floats, x.h, x.w, y.pitch, y.h, y.w, step.stride, int(step.same)), moved=x.floats + y.floats)
 
-    def _global_pool(self, path: str, x: Activation) -> Activation:
-        y = self.tensors[path] = Activation(x.n, 1, 1, x.c * (2 if self.global_pool == "catavgmax" else 1))
-        self._launch(path, pool.global_pool, (ceil(x.pitch / 4 / pool.QUADS), x.n),
-                     (x, y, x.h * x.w, x.pitch, y.pitch, POOLS[self.global_pool]), moved=x.floats + y.floats)
-        return y
+    def _global_pool(self, step: Step, x: Activation) -> None:
+        if not self.graph.global_pool:
+            self.tensors[step.path] = x
+            return
+        y = self.tensors[step.path] = Activation(x.n, 1, 1, step.c_out)
+        self._launch(step.path, pool.global_pool, (ceil(x.pitch / 4 / pool.QUADS), x.n),
+                     (x, y, x.h * x.w, x.pitch, y.pitch, POOLS[self.graph.global_pool]), moved=x.floats + y.floats)
 
     # --- launches and places ------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,7 @@
 """The network on a GPU, from the first layer to the last: what `backend="cuda"` runs. It explains no network; its readable twin is
 `npresnet/network.py`.
 
-`Runner` has the four methods of a backend (`forward`, `forward_features`, `forward_intermediates`, `forward_head`). NumPy arrays go up
-once and come down once; arrays that lie on the device already (anything with `__cuda_array_interface__`) are read where they lie, and
+NumPy arrays go up once and come down once; arrays that lie on the device already (anything with `__cuda_array_interface__`) are read where they lie, and
 answered with such. Between, everything stays there: the weights, uploaded when first needed, and one workspace that all activations of
 all plans share. The launches of a plan are recorded as a CUDA graph on its second use, because Python takes longer to launch a kernel
 than most of them run.
@@ -13,16 +12,17 @@ pixels there are. With the same number it is the same, to the last bit.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from math import ceil
 
 import numpy as np
 
+from npresnet.backend import Backend, Params
 from npresnet.errors import DeviceError, NpresnetError, printable
-from npresnet.fast.packing import scale_and_shift
-from npresnet.variants import Variant
+from npresnet.graph import Graph
+from npresnet.lower.folding import scale_and_shift
+from npresnet.lower.recent import Recent
 from npresnet.weights import release
 
 from . import check_available
@@ -45,15 +45,14 @@ class Ready:
         self.graph, self.passes = None, 0
 
 
-class Runner:
-    """The network `variant` with `params` on the current CUDA device. May be called from several threads: they take turns.
+class Runner(Backend):
+    """The `"cuda"` backend: the network on the current CUDA device. Callers from several threads take turns. Sums are always exact.
 
     Raises DeviceError if there is no device that can run it.
     """
 
-    def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], *, output_stride: int = 32, global_pool: str = "avg"):
-        self.variant, self.params, self.output_stride, self.global_pool = variant, params, output_stride, global_pool
-        self.shapes = {name: array.shape for name, array in params.items()}
+    def __init__(self, graph: Graph, params: Params, *, exact: bool = False):
+        super().__init__(graph, params, exact=exact)
         self.lock = threading.Lock()
         check_available()
         with device_errors():
@@ -61,33 +60,21 @@ class Runner:
             self.nothing = cuda.to_device(np.full(4, np.nan, np.float32))                 # stands where a kernel has nothing to read
         self.workspace = None
         self.constants: dict[Constant, object] = {}
-        self.plans: OrderedDict[tuple, Ready] = OrderedDict()
+        self.plans = Recent[Ready](KEPT_PLANS)
         self.limits: dict[tuple, int] = {}                        # how many pictures of a size fit, where memory set the limit
 
     # --- a backend's methods --------------------------------------------------------------------------------------------------
 
-    def forward(self, x):
-        """x (N, 3, H, W) float32 → logits (N, 1000)."""
-        return self._flat(self._maps(x, [self._last()])[0])
+    def maps(self, x, paths: Sequence[str]) -> list:
+        """As `Backend.maps`."""
+        return self._maps(x, list(paths))
 
-    def forward_features(self, x):
-        """x (N, 3, H, W) → the last feature map (N, 2048, H/32, W/32), after the final batch norm and ReLU."""
-        return self._maps(x, ["norm"])[0]
+    def head(self, features, path: str):
+        """As `Backend.head`."""
+        return self._maps(features, [path], head_only=True)[0]
 
-    def forward_intermediates(self, x, take: list[int], norm: bool = False, stop_early: bool = False, intermediates_only: bool = False):
-        """As `Network.forward_intermediates`."""
-        wanted, final = self.variant.taps(take, norm, stop_early)
-        if intermediates_only:
-            return self._maps(x, wanted)
-        *maps, end = self._maps(x, [*wanted, final])
-        return end, maps
-
-    def forward_head(self, features, pre_logits: bool = False):
-        """Feature map (N, 2048, 7, 7) → logits (N, 1000), or with `pre_logits` or without a classifier the embedding (N, 2048)."""
-        return self._flat(self._maps(features, ["head.global_pool" if pre_logits else self._last()], head_only=True)[0])
-
-    def trace(self, x) -> dict[str, np.ndarray]:
-        """Every layer's output by timm path, in forward order, as NumPy arrays. The kernels are `forward`'s; they only write more."""
+    def trace(self, x, last: str) -> dict[str, np.ndarray]:
+        """As `Backend.trace`: every layer. The kernels are those of `maps`; they only write more."""
         parts: dict[str, list] = {}
         with self._device():
             for _, ready in self._groups(x, None, False):
@@ -98,12 +85,13 @@ class Runner:
         if not len(x):
             empty = self._plan(1, x.shape[1:], None, False).tensors
             parts = {path: [np.empty((0, y.c, y.h, y.w), np.float32)] for path, y in empty.items()}
-        return {path: np.concatenate(arrays) for path, arrays in parts.items()}
+        order = list(parts)
+        return {path: np.concatenate(parts[path]) for path in order[:order.index(last) + 1]}
 
-    def plan(self, size: tuple[int, int, int], n: int = 1, runs: int = 21) -> Forecast:
-        """The launches for n pictures of `size` (C, H, W), what they should take, and what they take together here, median of `runs`."""
+    def plan(self, input_size: tuple[int, int, int], n: int = 1, runs: int = 21) -> Forecast:
+        """The launches for n pictures of `input_size` (C, H, W), what they should take, and what they take together here, median of `runs`."""
         with self._device():
-            ready, times = self._ready(n, size, [self._last()], False), []
+            ready, times = self._ready(n, input_size, [self.graph.last], False), []
             start, end = cuda.event(), cuda.event()
             for _ in range(0 if SIMULATOR else runs + 2):
                 start.record(self.stream)
@@ -113,13 +101,15 @@ class Runner:
                 times.append(cuda.event_elapsed_time(start, end))
         return ready.plan.forecast(float(np.median(times[2:])) if times else None)
 
-    def on_device(self, x):
-        """x, which has `__cuda_array_interface__`, as an array of numba-cuda's, without a copy. Raises ValueError if it lies on another
-        GPU. Waits for all that is under way there: x may be what it makes."""
+    def accept(self, what: str, x):
+        """As `Backend.accept`: an array on the device, anything with `__cuda_array_interface__`, is taken where it lies. Raises ValueError
+        if it lies on another GPU. Waits for all that is under way there: x may be what it makes."""
+        if not (hasattr(x, "__cuda_array_interface__") or hasattr(x, "__cuda_ndarray__")):
+            return super().accept(what, x)
         with self._device():
             x = as_device_array(x)
             if device_of(x) not in (None, self.device):
-                raise ValueError(f"the array lies on GPU {device_of(x)}, the model on GPU {self.device}")
+                raise ValueError(f"the {what} lie on GPU {device_of(x)}, the model on GPU {self.device}")
             cuda.synchronize()
         return x
 
@@ -130,13 +120,6 @@ class Runner:
         """This thread's turn, on the device that the runner was made for."""
         with self.lock, device_errors(), cuda.gpus[self.device]:
             yield
-
-    def _last(self) -> str:
-        return "head.fc" if "head.fc.weight" in self.params else "head.global_pool"
-
-    def _flat(self, y):
-        """(N, K, 1, 1) → (N, K), if there is a global pool."""
-        return y.reshape(*y.shape[:2]) if self.global_pool else y
 
     def _maps(self, x, wanted: list[str], head_only: bool = False) -> list:
         """What is called `wanted`, each (N, C, P, Q), of the pictures x, or of the feature maps x."""
@@ -173,35 +156,31 @@ class Runner:
             start += ready.plan.n
 
     def _plan(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Plan:
-        return Plan(self.variant, self.shapes, n, *size, self.gpu, output_stride=self.output_stride, global_pool=self.global_pool,
-                    wanted=wanted, head_only=head_only)
+        return Plan(self.graph, n, *size, self.gpu, wanted=wanted, head_only=head_only)
 
     def _ready(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Ready:
         """A bound plan for n pictures of `size` (C, H, W), or for as many as fit at a time. Raises DeviceError if not even one does."""
         what = (tuple(size), None if wanted is None else tuple(wanted), head_only)
         limit = self.limits.get(what, GROUP)
         n = ceil(n / ceil(n / limit))                             # groups of like size need one plan
-        while (n, what) not in self.plans:
-            plan = self._plan(n, size, wanted, head_only)
+        while True:
             try:
-                if plan.largest >= LARGEST:
-                    raise DeviceError(f"too large for the cuda backend: an array of {plan.largest:,} numbers, which counts to {LARGEST:,}")
-                self.plans[n, what] = self._bind(plan)
-                if len(self.plans) > KEPT_PLANS:
-                    self.plans.popitem(last=False)
+                return self.plans.get_or_make((n, what), lambda: self._bind(self._plan(n, size, wanted, head_only)))
             except Exception as error:
                 full = out_of_memory(error)
                 if n == 1 and full:
-                    raise DeviceError(f"out of memory on the GPU: a picture of {'×'.join(map(str, size))} needs "
-                                      f"{4 * plan.size / 1e6:.0f} MB beside the weights; backend='numba' runs on the CPU") from error
+                    needed = 4 * self._plan(1, size, wanted, head_only).size / 1e6
+                    raise DeviceError(f"out of memory on the GPU: a picture of {'×'.join(map(str, size))} needs {needed:.0f} MB beside "
+                                      "the weights; backend='numba' runs on the CPU") from error
                 if n == 1 or not (full or isinstance(error, DeviceError)):
                     raise
                 n = self.limits[what] = ceil(n / 2)
-        self.plans.move_to_end((n, what))
-        return self.plans[n, what]
 
     def _bind(self, plan: Plan) -> Ready:
-        """Allocate what the plan needs and isn't there, give its launches their arguments. A larger workspace makes older plans void."""
+        """Allocate what the plan needs and isn't there, give its launches their arguments. A larger workspace makes older plans void.
+        Raises DeviceError if an array is longer than the kernels count."""
+        if plan.largest >= LARGEST:
+            raise DeviceError(f"too large for the cuda backend: an array of {plan.largest:,} numbers, which counts to {LARGEST:,}")
         if self.workspace is None or self.workspace.size < plan.size:
             self.plans.clear()
             self.workspace = None                                 # the old one's memory first

@@ -14,15 +14,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError, printable
-
-if TYPE_CHECKING:
-    from .model import ResNetV2
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
@@ -31,7 +28,15 @@ DEFAULTS: dict[str, Any] = dict(interpolation="bicubic", mean=IMAGENET_MEAN, std
                                 crop_pct=0.875, crop_mode="center")
 
 
-def resolve_model_data_config(model: ResNetV2, args: Mapping[str, Any] | None = None,
+class Configured(Protocol):
+    """A model, as far as its pictures are concerned."""
+
+    @property
+    def pretrained_cfg(self) -> Mapping[str, Any]:
+        """How its weights want pictures, under timm's keys."""
+
+
+def resolve_model_data_config(model: Configured, args: Mapping[str, Any] | None = None,
                               pretrained_cfg: Mapping[str, Any] | None = None,
                               use_test_size: bool = False) -> dict[str, Any]:
     """How `model` wants its pictures: the keyword arguments of `create_transform`.
@@ -48,7 +53,7 @@ def resolve_model_data_config(model: ResNetV2, args: Mapping[str, Any] | None = 
 
 def resolve_data_config(args: Mapping[str, Any] | None = None,
                         pretrained_cfg: Mapping[str, Any] | None = None,
-                        model: ResNetV2 | None = None,
+                        model: Configured | None = None,
                         use_test_size: bool = False) -> dict[str, Any]:
     """As `resolve_model_data_config`, from a configuration.
 

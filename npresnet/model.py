@@ -127,10 +127,7 @@ class ResNetV2:
         them. The numpy and cuda backends compute every layer; the numba backend folds a batch norm
         into the convolution before it, and that convolution's own output does not exist.
         """
-        last = self.graph.last
-        if self.features_only:                                    # nothing behind the last map is run
-            _, last = self.graph.taps(list(self.feature_info.out_indices), False, stop_early=True)
-        return self._engine.trace(self._check_pictures(x), last)
+        return self._engine.trace(self._check_pictures(x), self._last)
 
     def eval(self) -> ResNetV2:
         """Itself: there is no other mode. Batch norm always uses the statistics kept from training."""
@@ -191,8 +188,8 @@ class ResNetV2:
     def summary(self, input_size: tuple[int, int, int] | None = None) -> Any:
         """Table of the layers for pictures of `input_size` (C, H, W; default: the model's own): see
         `npresnet.instruments.summary.Summary`."""
-        from .instruments.summary import summarise
-        return summarise(self, tuple(input_size or self._own_size()))
+        from .summary import summarise
+        return summarise(self.graph, tuple(input_size or self._own_size()), self._last)
 
     def __repr__(self) -> str:
         classes = f"{self.num_classes} classes" if self.num_classes else "embeddings"
@@ -223,6 +220,13 @@ class ResNetV2:
             own = {name: getattr(self, name) for name in entry.options}
             self._made = entry.make(self.graph, self._params, exact=self.exact, **own)
         return self._made
+
+    @property
+    def _last(self) -> str:
+        """The last layer that a call runs."""
+        if not self.features_only:
+            return self.graph.last
+        return self.graph.taps(list(self.feature_info.out_indices), False, stop_early=True)[1]
 
     def _own_size(self) -> tuple[int, int, int]:
         return (self.in_chans, *self.pretrained_cfg["input_size"][1:])

@@ -29,6 +29,8 @@ import numpy as np
 from . import ops
 from .variants import BASIC, StagePlan, Variant, conv_padding
 
+Tap = Callable[[str, np.ndarray], None]
+
 
 def no_tap(path: str, y: np.ndarray) -> None:
     """Look at nothing."""
@@ -44,7 +46,7 @@ class Network:
 
     def __init__(self, variant: Variant, params: Mapping[str, np.ndarray], *,
                  output_stride: int = 32, global_pool: str = "avg",
-                 tap: Callable[[str, np.ndarray], None] = no_tap) -> None:
+                 tap: Tap = no_tap) -> None:
         self.variant, self.params, self.global_pool, self.tap = variant, params, global_pool, tap
         self.stage_plans = variant.stages(output_stride)
 

@@ -1,13 +1,11 @@
 """What a network costs: each layer's output, parameters, multiply-adds and activations, with the totals of timm's model cards."""
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
-from .model import ResNetV2
+from .graph import Graph, is_parameter
 from .table import format_table
-from .variants import is_parameter
 
 
 @dataclass(frozen=True)
@@ -58,21 +56,28 @@ class Summary:
         return format_table([*rows, None, total], right=3)
 
 
-def summarise(model: ResNetV2, input_size: tuple[int, int, int] | None = None) -> Summary:
-    """Count the layers of `model` for pictures of `input_size` (C, H, W). Costs no arithmetic: it sends a batch of no pictures."""
-    input_size = tuple(input_size or (model.in_chans, *model.pretrained_cfg["input_size"][1:]))
-    state, layers = model.state_dict(), []
-    for path, y in model.trace(np.zeros((0, *input_size), np.float32)).items():
-        own = {name: state[name] for name in state if name.rpartition(".")[0] == path}
-        weight, output, pixels = state.get(f"{path}.weight"), y.shape[1:], int(np.prod(y.shape[2:]))
-        if weight is None and not path.endswith("pool"):
-            continue                                                                      # a block or a stage: a sum of its layers
-        if weight is not None and weight.ndim == 4:
-            k, c, r, s = weight.shape
-            kind = "linear" if path == "head.fc" else f"conv {r}×{s}"
-            macs, activations = k * c * r * s * pixels, k * pixels
-        else:
-            kind, macs, activations = "norm + ReLU" if own else "pool", 0, 0
-        params = sum(array.size for name, array in own.items() if is_parameter(name))
-        layers.append(LayerSummary(path, kind, output, params, macs, activations))
-    return Summary(model.variant.name, input_size, tuple(layers))
+def summarise(graph: Graph, input_size: tuple[int, int, int], last: str) -> Summary:
+    """Count the layers of `graph` up to the one called `last`, for pictures of `input_size` (C, H, W).
+
+    Nothing is computed. Raises ValueError if pictures of so many channels aren't the network's.
+    """
+    if input_size[0] != graph.in_chans:
+        raise ValueError(f"expected pictures of {graph.in_chans} channels, not of size {input_size}")
+    shapes, parameters = graph.shapes(*input_size[1:]), graph.parameter_shapes()
+    counts = {path: 0 for path in shapes}
+    for name, shape in parameters.items():
+        counts[name.rpartition(".")[0]] += math.prod(shape) if is_parameter(name) else 0
+    layers = []
+    for layer in graph.layers:
+        path, step, output = layer.path, layer.step, shapes[layer.path]
+        macs = activations = 0
+        if layer.kind in ("conv", "linear"):
+            macs = math.prod(parameters[f"{path}.weight"]) * output[1] * output[2]
+            activations = math.prod(output)
+        kind = {"conv": f"conv {step.kernel}×{step.kernel}", "linear": "linear",
+                "norm": "norm + ReLU"}.get(layer.kind, "pool")
+        if layer.kind != "sum":                                       # a sum of layers listed here
+            layers.append(LayerSummary(path, kind, output, counts[path], macs, activations))
+        if path == last:
+            break
+    return Summary(graph.variant.name, input_size, tuple(layers))

@@ -1,14 +1,16 @@
-"""The family: which ResNetV2 there are, what shape their parameters have, and how their published weights want pictures.
+"""The family: which ResNetV2 there are, and how their published weights want pictures.
 
-A `Variant` is all that tells one BatchNorm ResNetV2 from another; `parameter_shapes` lists every tensor of it under timm's name.
-Source: timm `models/resnetv2.py` (1.0.31); He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv 1603.05027.
+A `Variant` is all that tells one BatchNorm ResNetV2 from another. `network.py` runs it, `graph.py`
+lists its steps.
+Source: timm `models/resnetv2.py` (1.0.31); He et al. 2016, "Identity Mappings in Deep Residual
+Networks", arXiv 1603.05027.
 """
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
+from typing import Any
 
 BOTTLENECK, BASIC = "bottleneck", "basic"
 COUNTER = "num_batches_tracked"
@@ -20,7 +22,8 @@ class Variant:
     """One member of the family.
 
     depths: blocks a stage. block: "bottleneck" (1×1, 3×3, 1×1) or "basic" (3×3, 3×3).
-    stem: "" is one 7×7 convolution, "deep" and "tiered" are three 3×3. avg_down: average pool before the shortcut's 1×1.
+    stem: "" is one 7×7 convolution, "deep" and "tiered" are three 3×3.
+    avg_down: average pool before the shortcut's 1×1.
     width: a factor on all channels (rounded to multiples of 8, as timm's `width_factor`).
     """
     name: str
@@ -50,49 +53,41 @@ class Variant:
     def stages(self, output_stride: int = 32) -> list[StagePlan]:
         """The four stages' channels, strides and dilations.
 
-        With `output_stride` 16 or 8 a stage that would go below it keeps its pixels and spreads its 3×3 kernels instead; the first
-        block of a stage still sees its input at the dilation of the stage before.
+        With `output_stride` 16 or 8 a stage that would go below it keeps its pixels and spreads its
+        3×3 kernels instead; the first block of a stage still sees its input at the dilation of the
+        stage before.
         Raises ValueError for another `output_stride`.
         """
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 32, 16 or 8, not {output_stride!r}")
-        plans, c_in, reduction, dilation = [], self.stem_channels[-1], 4, 1
+        plans: list[StagePlan] = []
+        c_in, reduction, dilation = self.stem_channels[-1], 4, 1
         for depth, c_out in zip(self.depths, self.channels):
             stride = 2 if plans else 1
             if reduction >= output_stride:
                 dilation, stride = dilation * stride, 1
             reduction *= stride
             mid = make_divisible(c_out / 4) if self.block == BOTTLENECK else c_out
-            plans.append(StagePlan(depth, c_in, mid, c_out, stride, dilation, 1 if dilation <= 2 else 2, reduction))
+            first_dilation = 1 if dilation <= 2 else 2
+            plans.append(StagePlan(depth, c_in, mid, c_out, stride, dilation, first_dilation,
+                                   reduction))
             c_in = c_out
         return plans
 
     def has_downsample(self, stage: StagePlan) -> bool:
-        """Whether the stage's first block has a 1×1 on its shortcut: always for bottlenecks, else where a shape changes."""
-        changes = stage.stride != 1 or stage.c_in != stage.c_out or stage.first_dilation != stage.dilation
-        return self.block == BOTTLENECK or changes
-
-    def taps(self, take: list[int], norm: bool, stop_early: bool) -> tuple[list[str], str]:
-        """Paths of the feature maps numbered in `take`, and of the last layer that a pass which gives them out runs: see
-        `ResNetV2.forward_intermediates`."""
-        paths = [self.stem_convs[-1], *(f"stages.{s}" for s in range(len(self.depths)))]
-        last = len(self.depths)
-        count = max(take) if stop_early else last
-        wanted = [paths[i] if not (norm and i == last) else "norm" for i in take]
-        return wanted, "norm" if count == last else paths[count] if count else "stem.pool"
-
-    def feature_info(self, output_stride: int = 32) -> list[dict]:
-        """timm's `feature_info`: channels, reduction and module of the five feature maps."""
-        info = [dict(num_chs=self.stem_channels[-1], reduction=2, module=self.stem_convs[-1], index=0)]
-        for i, stage in enumerate(self.stages(output_stride)):
-            info.append(dict(num_chs=stage.c_out, reduction=stage.reduction, module=f"stages.{i}", index=i + 1))
-        return info
+        """Whether the stage's first block has a 1×1 on its shortcut: always for bottlenecks, else
+        where a shape changes."""
+        changes = stage.stride != 1 or stage.c_in != stage.c_out
+        return self.block == BOTTLENECK or changes or stage.first_dilation != stage.dilation
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: `depth` blocks from c_in over mid to c_out channels. The first block has `stride` and `first_dilation`, the others
-    stride 1 and `dilation`; `reduction` is how many picture pixels one of its output pixels stands for, along one axis."""
+    """One stage: `depth` blocks from c_in over mid to c_out channels.
+
+    The first block has `stride` and `first_dilation`, the others stride 1 and `dilation`;
+    `reduction` is how many picture pixels one of its output pixels stands for, along one axis.
+    """
     depth: int
     c_in: int
     mid: int
@@ -104,7 +99,10 @@ class StagePlan:
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """`channels` rounded to a multiple of `divisor`, but never to less than 90 % of it (timm `layers/helpers.py`)."""
+    """`channels` rounded to a multiple of `divisor`, but never to less than 90 % of it.
+
+    Source: timm `layers/helpers.py`.
+    """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -112,57 +110,6 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 def conv_padding(kernel: int, stride: int = 1, dilation: int = 1) -> int:
     """timm's static symmetric padding: 7×7 → 3, 3×3 → 1 (times the dilation), 1×1 → 0."""
     return ((stride - 1) + dilation * (kernel - 1)) // 2
-
-
-def parameter_shapes(variant: Variant, *, num_classes: int = 1000, in_chans: int = 3, global_pool: str = "avg") -> dict[str, tuple]:
-    """Name → shape of every tensor in the state dict, in timm's order: weights float32, `num_batches_tracked` int64 scalars."""
-    shapes: dict[str, tuple] = {}
-
-    def conv(path, c_in, c_out, kernel):
-        shapes[f"{path}.weight"] = (c_out, c_in, kernel, kernel)
-
-    def norm(path, channels):
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{path}.{part}"] = (channels,)
-        shapes[f"{path}.num_batches_tracked"] = ()
-
-    c_in = in_chans
-    for i, (path, c_out) in enumerate(zip(variant.stem_convs, variant.stem_channels)):
-        conv(path, c_in, c_out, 3 if variant.stem else 7)
-        if path != variant.stem_convs[-1]:
-            norm(f"stem.norm{i + 1}", c_out)
-        c_in = c_out
-    for s, stage in enumerate(variant.stages()):
-        for b in range(stage.depth):
-            path, c_in = f"stages.{s}.blocks.{b}", stage.c_in if b == 0 else stage.c_out
-            if b == 0 and variant.has_downsample(stage):
-                conv(f"{path}.downsample.conv", c_in, stage.c_out, 1)
-            norm(f"{path}.norm1", c_in)
-            if variant.block == BOTTLENECK:
-                conv(f"{path}.conv1", c_in, stage.mid, 1)
-                norm(f"{path}.norm2", stage.mid)
-                conv(f"{path}.conv2", stage.mid, stage.mid, 3)
-                norm(f"{path}.norm3", stage.mid)
-                conv(f"{path}.conv3", stage.mid, stage.c_out, 1)
-            else:
-                conv(f"{path}.conv1", c_in, stage.mid, 3)
-                norm(f"{path}.norm2", stage.mid)
-                conv(f"{path}.conv2", stage.mid, stage.c_out, 3)
-    norm("norm", variant.channels[-1])
-    if num_classes:
-        shapes["head.fc.weight"] = (num_classes, variant.channels[-1] * (2 if global_pool == "catavgmax" else 1), 1, 1)
-        shapes["head.fc.bias"] = (num_classes,)
-    return shapes
-
-
-def is_parameter(name: str) -> bool:
-    """Whether a tensor is learned by gradient descent: batch norm's running statistics are not."""
-    return not name.endswith(("running_mean", "running_var", COUNTER))
-
-
-def count_parameters(variant: Variant, **options) -> int:
-    """How many numbers gradient descent has learned; options as for `parameter_shapes`."""
-    return sum(math.prod(shape) for name, shape in parameter_shapes(variant, **options).items() if is_parameter(name))
 
 
 VARIANTS = {v.name: v for v in (
@@ -180,58 +127,64 @@ VARIANTS = {v.name: v for v in (
 )}
 DEMO = replace(VARIANTS["resnetv2_50"], name="demo", width=0.25)
 
-# What the weights published under a tag want of their pictures, beyond the defaults in `pretrained_cfg`. The hub's config.json lacks
-# the test sizes; these are timm's registry's.
-_RA4 = dict(crop_pct=0.9, test_input_size=(3, 288, 288), test_crop_pct=1.0)
-_A1H = dict(crop_pct=0.95, test_input_size=(3, 288, 288), test_crop_pct=1.0)
+# What the weights published under a tag want of their pictures, beyond the defaults in
+# `pretrained_cfg`. The hub's config.json lacks the test sizes; these are timm's registry's.
+_RA4: dict[str, Any] = dict(crop_pct=0.9, test_input_size=(3, 288, 288), test_crop_pct=1.0)
+_A1H: dict[str, Any] = dict(crop_pct=0.95, test_input_size=(3, 288, 288), test_crop_pct=1.0)
 PRETRAINED = {
     "resnetv2_18.ra4_e3600_r224_in1k": _RA4,
     "resnetv2_18d.ra4_e3600_r224_in1k": _RA4,
     "resnetv2_34.ra4_e3600_r224_in1k": _RA4,
     "resnetv2_34d.ra4_e3600_r224_in1k": _RA4,
-    "resnetv2_34d.ra4_e3600_r384_in1k": dict(crop_pct=1.0, input_size=(3, 384, 384), pool_size=(12, 12),
-                                             test_input_size=(3, 448, 448)),
+    "resnetv2_34d.ra4_e3600_r384_in1k": dict(
+        crop_pct=1.0, input_size=(3, 384, 384), pool_size=(12, 12), test_input_size=(3, 448, 448)),
     "resnetv2_50.a1h_in1k": _A1H,
     "resnetv2_101.a1h_in1k": _A1H,
 }
 
 
 def list_models(pretrained: bool = False) -> list[str]:
-    """Names that `create_model` takes: the variants and "demo"; with `pretrained` those with trained weights, tag included."""
+    """Names that `create_model` takes: the variants and "demo"; with `pretrained` those with
+    trained weights, tag included."""
     return ["demo", *(PRETRAINED if pretrained else VARIANTS)]
 
 
 def find_variant(name: str) -> tuple[Variant, str]:
     """The variant called `name`, and its tag: "resnetv2_50.a1h_in1k" → (resnetv2_50, "a1h_in1k").
 
-    Without a tag it is that of the first published weights, "untrained" if there are none; with timm's prefix "timm/" too.
+    Without a tag it is that of the first published weights, "untrained" if there are none. timm's
+    prefix "timm/" may stand before it.
     Raises ValueError with the names that exist.
     """
     architecture, _, tag = str(name).removeprefix("timm/").partition(".")
     if architecture == DEMO.name and not tag:
         return DEMO, ""
-    tags = [full.split(".", 1)[1] for full in PRETRAINED if full.split(".", 1)[0] == architecture] or ["untrained"]
+    published = [full.partition(".") for full in PRETRAINED]
+    tags = [its for name_of, _, its in published if name_of == architecture] or ["untrained"]
     if architecture not in VARIANTS or (tag and tag not in tags):
         known = [f"{architecture}.{t}" for t in tags] if architecture in VARIANTS else list_models()
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(known)}")
     return VARIANTS[architecture], tag or tags[0]
 
 
-def pretrained_cfg(variant: Variant, tag: str, **changes) -> dict:
+def pretrained_cfg(variant: Variant, tag: str, **changes: Any) -> dict[str, Any]:
     """How the weights of `variant` under `tag` want their pictures, with timm's keys."""
     name = f"{variant.name}.{tag}"
-    cfg = dict(architecture=variant.name, tag=tag, num_classes=1000, input_size=(3, 224, 224), pool_size=(7, 7), crop_pct=0.875,
-               crop_mode="center", interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
-               first_conv=variant.stem_convs[0], classifier="head.fc", license="apache-2.0")
+    cfg: dict[str, Any] = dict(
+        architecture=variant.name, tag=tag, num_classes=1000, input_size=(3, 224, 224),
+        pool_size=(7, 7), crop_pct=0.875, crop_mode="center", interpolation="bicubic",
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), first_conv=variant.stem_convs[0],
+        classifier="head.fc", license="apache-2.0")
     if name in PRETRAINED:
         cfg["hf_hub_id"] = f"timm/{name}"
     return cfg | PRETRAINED.get(name, {}) | changes
 
 
-class FeatureInfo(list):
-    """timm's feature_info: a dict (num_chs, reduction, module, index) for each of the five feature maps, and those put out."""
+class FeatureInfo(list[dict[str, Any]]):
+    """timm's feature_info: a dict (num_chs, reduction, module, index) for each of the five feature
+    maps, and those put out."""
 
-    def __init__(self, info: list[dict], out_indices: Sequence[int]):
+    def __init__(self, info: list[dict[str, Any]], out_indices: Sequence[int]):
         super().__init__(info)
         self.out_indices = tuple(out_indices)
 
@@ -249,7 +202,8 @@ class FeatureInfo(list):
 
 
 def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Which of `count` maps are meant, in the network's order: None all, n the last n, or numbers, negative ones from the end.
+    """Which of `count` maps are meant, in the network's order: None all, n the last n, or numbers,
+    negative ones from the end.
 
     Raises ValueError if one is out of range or there are none.
     """
@@ -261,5 +215,6 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
         return list(range(count - indices, count))
     taken = sorted({i + count if i < 0 else i for i in indices})
     if not taken or taken[0] < 0 or taken[-1] >= count:
-        raise ValueError(f"feature maps {list(indices)} were asked for: choose from {-count} to {count - 1}")
+        raise ValueError(f"feature maps {list(indices)} were asked for: choose from {-count} to "
+                         f"{count - 1}")
     return taken

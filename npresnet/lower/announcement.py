@@ -15,12 +15,9 @@ class Announcement:
     def __init__(self, what: str):
         self.what, self.told = what, False
 
-    def on_start(self, event: Any) -> None:
-        """Called as something begins to compile; the first time it says so."""
-        if not self.told:
+    def notify(self, event: Any) -> None:
+        """Called when something begins or has ended; the first time it says so."""
+        if event.is_start and not self.told:
             print(f"npresnet: compiling {self.what} for this machine; this takes some seconds, once",
                   file=sys.stderr, flush=True)
-        self.told = True
-
-    def on_end(self, event: Any) -> None:
-        """Called when that is done."""
+            self.told = True
