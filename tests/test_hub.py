@@ -1,6 +1,7 @@
-"""Published weights, from a Hugging Face Hub that this file plays on the loopback interface: nothing here touches the network.
+"""Published weights, from a Hugging Face Hub that this file plays: no network is needed.
 
-huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported, so every fetch runs in a process of its own.
+The hub listens on the loopback interface. huggingface_hub reads HF_ENDPOINT and HF_HOME when it is
+imported, so every fetch runs in a process of its own.
 """
 from __future__ import annotations
 
@@ -28,18 +29,23 @@ pytest.importorskip("huggingface_hub")
 
 NAME = "resnetv2_18.ra4_e3600_r224_in1k"
 PATH = f"/timm/{NAME}/resolve/main/model.safetensors"
-INSTEAD = "give a file of your own with weights= (--weights), or use the model 'demo', which needs no download"
+INSTEAD = ("give a file of your own with weights= (--weights), "
+           "or use the model 'demo', which needs no download")
 
 
 @pytest.fixture(scope="module")
 def published() -> bytes:
     """A file such as timm's for resnetv2_18, with random numbers, in float16."""
     state = random_state(parameter_shapes(VARIANTS["resnetv2_18"]), seed=18)
-    return safetensors.numpy.save({n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in state.items()})
+    return safetensors.numpy.save({n: a.astype(np.float16) if a.dtype == np.float32 else a
+                                   for n, a in state.items()})
 
 
 class Server(ThreadingHTTPServer):
-    """A hub with one file. `behave` says how it answers: "well", with an HTTP error, or by "dropping" or "hanging"."""
+    """A hub with one file.
+
+    `behave` says how it answers: "well", with an HTTP error ("404"), or by "dropping" or "hanging".
+    """
     daemon_threads = True
 
     def __init__(self, data: bytes):
@@ -64,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def answer(self, with_body: bool):
-        if not self.path.startswith("/timm/"):                                            # huggingface_hub's own affairs
+        if not self.path.startswith("/timm/"):                    # huggingface_hub's own affairs
             self.send_error(404)
             return
         self.server.requests.append(self.command)
@@ -78,7 +84,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        asked = self.headers.get("Range", "bytes=0-")
+        begin = int(asked.removeprefix("bytes=").partition("-")[0])
         self.send_response(206 if begin else 200)
         self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
         self.send_header("X-Repo-Commit", "c" * 40)
@@ -87,12 +94,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         if with_body and behave.startswith("dropping"):
-            self.wfile.write(data[begin:begin + (15 << 20)])                              # more than one of the client's chunks
+            self.wfile.write(data[begin:begin + (15 << 20)])      # more than one of its chunks
             self.close_connection = True
             if behave == "dropping once":
                 self.server.behave = "well"
             else:
-                self.server.data = b""                                                    # and nothing more comes
+                self.server.data = b""                            # and nothing more comes
         elif with_body:
             self.wfile.write(data[begin:])
 
@@ -107,14 +114,23 @@ def server(published) -> Iterator[Server]:
 
 @pytest.fixture
 def python(tmp_path, server):
-    """A function that runs Python code (or with `cli` a command) against the server, with a cache of its own in tmp_path/home."""
-    def run(code: str = "", *, cli: list[str] | None = None, **env: str) -> subprocess.CompletedProcess:
-        clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and not k.startswith(("HF_", "NPRESNET_"))}
-        clean |= dict(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HOME=str(tmp_path / "home"), NO_PROXY="127.0.0.1",
-                      HTTP_PROXY="http://127.0.0.1:9", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", OPENBLAS_NUM_THREADS="1",
-                      PYTHONPATH=str(Path(npresnet.__file__).parents[1]))
+    """A function that runs Python code (or with `cli` a command) against the server.
+
+    Its cache is tmp_path/home.
+    """
+    clean = {k: v for k, v in os.environ.items()
+             if not k.lower().endswith("_proxy") and not k.startswith(("HF_", "NPRESNET_"))}
+    clean |= dict(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
+                  HF_HOME=str(tmp_path / "home"),
+                  HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1",
+                  NO_PROXY="127.0.0.1", HTTP_PROXY="http://127.0.0.1:9",
+                  OPENBLAS_NUM_THREADS="1",
+                  PYTHONPATH=str(Path(npresnet.__file__).parents[1]))
+
+    def run(code="", *, cli: list[str] | None = None, **env: str) -> subprocess.CompletedProcess:
         argv = ["-m", "npresnet", *cli] if cli else ["-c", code]
-        return subprocess.run([sys.executable, *argv], env=clean | env, capture_output=True, text=True, timeout=60)
+        return subprocess.run([sys.executable, *argv], env=clean | env,
+                              capture_output=True, text=True, timeout=60)
     return run
 
 
@@ -131,7 +147,8 @@ try:
 except NpresnetError as error:
     print(type(error).__name__, error)
 """
-NO_WAITING = "import time; time.sleep = lambda seconds: None\n"                            # huggingface_hub waits between its attempts
+# huggingface_hub waits between its attempts.
+NO_WAITING = "import time\ntime.sleep = lambda seconds: None\n"
 
 
 def says(done: subprocess.CompletedProcess) -> str:
@@ -141,7 +158,7 @@ def says(done: subprocess.CompletedProcess) -> str:
     return done.stdout.strip()
 
 
-# --- what works ---------------------------------------------------------------------------------------------------------------------
+# --- what works -----------------------------------------------------------------------------------
 
 
 def test_it_is_downloaded_once_and_gives_these_weights(python, server, published, tmp_path):
@@ -149,7 +166,8 @@ def test_it_is_downloaded_once_and_gives_these_weights(python, server, published
     assert path.read_bytes() == published and path.is_relative_to(tmp_path / "home")
     assert server.requests.count("GET") == 1
     del server.requests[:]
-    assert says(python(FETCH)) == str(path) and server.requests == []                     # not even asked whether it is still the same
+    assert says(python(FETCH)) == str(path)
+    assert server.requests == []                                  # not even: is it still the same?
     done = python(f"""
 import npresnet
 import numpy as np
@@ -165,7 +183,8 @@ print("fine")
 
 def test_the_command_line_fetches_what_it_needs(python, server, photo):
     done = python(cli=["classify", "--model", NAME, "-k1", photo])
-    assert done.returncode == 0 and done.stdout.startswith(f"{photo}\n") and "Traceback" not in done.stderr
+    assert done.returncode == 0 and done.stdout.startswith(f"{photo}\n")
+    assert "Traceback" not in done.stderr
     assert server.requests.count("GET") == 1
 
 
@@ -177,7 +196,7 @@ def test_a_dropped_connection_is_taken_up_again(python, server, published):
     assert Path(path).read_bytes() == published and server.requests.count("GET") == 2
 
 
-# --- what fails ---------------------------------------------------------------------------------------------------------------------
+# --- what fails -----------------------------------------------------------------------------------
 
 
 def refused(server):
@@ -203,24 +222,32 @@ def test_a_failure_is_one_line_within_seconds(python, server, photo, trouble, re
     done = python(cli=["classify", "--model", "resnetv2_18", photo], **env)
     assert time.monotonic() - began < 6
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith(f"npresnet classify: can't fetch model.safetensors of timm/{NAME} (")
-    assert reason in done.stderr and done.stderr.endswith(f"). Check the network, or {INSTEAD}\n")
+    assert done.stderr.count("\n") == 1
+    complaint = f"npresnet classify: can't fetch model.safetensors of timm/{NAME} ("
+    assert done.stderr.startswith(complaint) and reason in done.stderr
+    assert done.stderr.endswith(f"). Check the network, or {INSTEAD}\n")
 
 
 def test_a_connection_that_drops_for_good(python, server, tmp_path):
     server.behave = "dropping"
     message = says(python(NO_WAITING + FETCH))
-    assert message.startswith(f"DownloadError can't fetch model.safetensors of timm/{NAME} (") and message.endswith(INSTEAD)
-    assert not list((tmp_path / "home").rglob("*.safetensors"))                           # nothing that looks whole
+    assert message.startswith(f"DownloadError can't fetch model.safetensors of timm/{NAME} (")
+    assert message.endswith(INSTEAD)
+    assert not list((tmp_path / "home").rglob("*.safetensors"))   # nothing that looks whole
 
 
 def test_the_python_interface_raises_a_download_error(python):
-    done = python("import npresnet\nnpresnet.create_model('resnetv2_18', pretrained=True)", HF_HUB_OFFLINE="1")
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("npresnet.errors.DownloadError: can't fetch ")
+    code = "import npresnet\nnpresnet.create_model('resnetv2_18', pretrained=True)"
+    done = python(code, HF_HUB_OFFLINE="1")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("npresnet.errors.DownloadError: can't fetch ")
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: data[:5], lambda data: b"",
-                                    lambda data: b"<html>Sign in to the hotel's network</html>"], ids=["half", "5 bytes", "empty", "a page"])
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:len(data) // 2], lambda data: data[:5], lambda data: b"",
+    lambda data: b"<html>Sign in to the hotel's network</html>",
+], ids=["half", "5 bytes", "empty", "a page"])
 def test_a_damaged_file_in_the_cache(python, server, photo, published, damage):
     path = Path(says(python(FETCH)))
     path.resolve().write_bytes(damage(published))
@@ -229,19 +256,21 @@ def test_a_damaged_file_in_the_cache(python, server, photo, published, damage):
     assert done.stderr.startswith(f"npresnet classify: {path}: is ")
     advice = done.stderr.partition("to have it fetched again delete ")[2]
     assert advice == f"{path.resolve()}. Or {INSTEAD}\n"
-    path.resolve().unlink()                                                               # the advice is sound
+    path.resolve().unlink()                                       # the advice is sound
     assert says(python(FETCH)) == str(path) and path.read_bytes() == published
 
 
 def test_a_cache_that_can_not_be_written(python, tmp_path):
     (tmp_path / "home").write_text("a file where a folder has to be")
     message = says(python(FETCH))
-    assert message.startswith(f"DownloadError can't fetch model.safetensors of timm/{NAME} (") and message.endswith(INSTEAD)
+    assert message.startswith(f"DownloadError can't fetch model.safetensors of timm/{NAME} (")
+    assert message.endswith(INSTEAD)
 
 
 def test_without_the_extra(monkeypatch, photo, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    want = f"fetching {NAME} needs the extra 'hub': pip install 'npresnet[hub]'. Or {INSTEAD}"
+    want = (f"fetching {NAME} needs the extra 'hub': pip install 'npresnet[hub]'. "
+            f"Or {INSTEAD}")
     with pytest.raises(MissingDependencyError) as caught:
         npresnet.create_model("resnetv2_18", pretrained=True)
     assert str(caught.value) == want and isinstance(caught.value, ImportError)
@@ -250,11 +279,11 @@ def test_without_the_extra(monkeypatch, photo, capsys):
 
 
 def test_a_model_whose_weights_were_never_published(photo, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)                             # not even looked at
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)     # not even looked at
     with pytest.raises(DownloadError) as caught:
         npresnet.create_model("resnetv2_50d", pretrained=True)
-    assert str(caught.value) == \
-        f"no weights were published for resnetv2_50d; published are {', '.join(PRETRAINED)}. Or {INSTEAD}"
+    assert str(caught.value) == ("no weights were published for resnetv2_50d; "
+                                 f"published are {', '.join(PRETRAINED)}. Or {INSTEAD}")
     assert cli.main(["classify", "--model", "resnetv2_50d", photo]) == 1
     assert capsys.readouterr().err == f"npresnet classify: {caught.value}\n"
 
