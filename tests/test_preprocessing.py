@@ -1,4 +1,4 @@
-"""The evaluation transform against goldens made by timm's own, on generated pictures of awkward sizes and modes, bit for bit."""
+"""The evaluation transform is timm's bit for bit, on pictures of awkward sizes and modes."""
 from __future__ import annotations
 
 import hashlib
@@ -15,41 +15,68 @@ from npresnet.data import create_transform, resolve_data_config, resolve_model_d
 
 GOLDENS = Path(__file__).parent / "goldens" / "preprocessing.json"
 HALF = (0.5, 0.5, 0.5)
-CONFIGS = [dict(dict(interpolation="bicubic", mean=HALF, std=HALF, crop_mode="center"), **own) for own in (
-    dict(input_size=(3, 224, 224), crop_pct=0.95), dict(input_size=(3, 288, 288), crop_pct=1.0), dict(input_size=(3, 224, 224), crop_pct=0.9),
-    dict(input_size=(3, 384, 384), crop_pct=1.0), dict(input_size=(3, 160, 160), crop_pct=1.0), dict(input_size=(3, 224, 224), crop_pct=0.875),
-    dict(input_size=(3, 200, 256), crop_pct=0.95), dict(input_size=(3, 97, 33), crop_pct=0.9, interpolation="bilinear"),
-    dict(input_size=(3, 96, 96), crop_pct=0.95, crop_mode="squash"), dict(input_size=(3, 96, 80), crop_pct=0.9, crop_mode="border"),
-    dict(input_size=(3, 128, 128), crop_pct=0.95, interpolation="lanczos", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    dict(input_size=(3, 64, 64), crop_pct=0.9, interpolation="nearest"))]
-SIZES = [(333, 500), (500, 333), (1, 1), (1, 30), (30, 1), (2, 3), (17, 31), (224, 224), (235, 235), (236, 235), (235, 236), (288, 288),
-         (223, 225), (225, 224), (400, 47), (47, 401), (641, 480), (1023, 767)]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+USUAL = dict(interpolation="bicubic", mean=HALF, std=HALF, crop_mode="center")
+CONFIGS = [USUAL | own for own in (
+    dict(input_size=(3, 224, 224), crop_pct=0.95),
+    dict(input_size=(3, 288, 288), crop_pct=1.0),
+    dict(input_size=(3, 224, 224), crop_pct=0.9),
+    dict(input_size=(3, 384, 384), crop_pct=1.0),
+    dict(input_size=(3, 160, 160), crop_pct=1.0),
+    dict(input_size=(3, 224, 224), crop_pct=0.875),
+    dict(input_size=(3, 200, 256), crop_pct=0.95),
+    dict(input_size=(3, 97, 33), crop_pct=0.9, interpolation="bilinear"),
+    dict(input_size=(3, 96, 96), crop_pct=0.95, crop_mode="squash"),
+    dict(input_size=(3, 96, 80), crop_pct=0.9, crop_mode="border"),
+    dict(input_size=(3, 128, 128), crop_pct=0.95, interpolation="lanczos",
+         mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    dict(input_size=(3, 64, 64), crop_pct=0.9, interpolation="nearest"),
+)]
+SIZES = [(333, 500), (500, 333), (1, 1), (1, 30), (30, 1), (2, 3), (17, 31), (224, 224), (235, 235),
+         (236, 235), (235, 236), (288, 288), (223, 225), (225, 224), (400, 47), (47, 401),
+         (641, 480), (1023, 767)]
 
 
 def as_mode(picture: Image.Image, mode: str) -> Image.Image:
     """The picture as a file of another mode would hold it."""
-    return picture.quantize(64) if mode == "P" else picture.convert("L").convert(mode) if mode == "LA" else picture.convert(mode)
+    if mode == "P":
+        return picture.quantize(64)
+    if mode == "LA":
+        return picture.convert("L").convert("LA")
+    return picture.convert(mode)
 
 
 def golden_rows():
     return json.loads(GOLDENS.read_text())["rows"]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c['input_size'][1]}×{c['input_size'][2]}-{c['crop_pct']}-{c['interpolation']}-{c['crop_mode']}")
+def name_of(config: dict) -> str:
+    """Such as 224×224-0.95-bicubic-center."""
+    _, height, width = config["input_size"]
+    return f"{height}×{width}-{config['crop_pct']}-{config['interpolation']}-{config['crop_mode']}"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 def test_pixels_are_timms_bit_for_bit(config):
     rows = [row for row in golden_rows() if row["config"] == json.loads(json.dumps(config))]
     assert len(rows) == len(SIZES) + 6
-    pixels, full, worst = create_transform(**config, normalize=False), create_transform(**config), 0.0
+    pixels, full = create_transform(**config, normalize=False), create_transform(**config)
+    worst = 0.0
     for row in rows:
-        picture = as_mode(Image.fromarray(awkward_picture(*row["size"], seed=row["seed"])), row["mode"]).convert("RGB")
+        original = Image.fromarray(awkward_picture(*row["size"], seed=row["seed"]))
+        picture = as_mode(original, row["mode"]).convert("RGB")
         before = picture.tobytes()
         cut, x = pixels(picture), full(picture)
         assert picture.tobytes() == before
-        assert cut.shape == x.shape == tuple(config["input_size"]) and cut.dtype == np.uint8 and x.dtype == np.float32
-        assert hashlib.sha256(cut.tobytes()).hexdigest() == row["sha256"], (row["size"], row["mode"])
+        assert cut.shape == x.shape == tuple(config["input_size"])
+        assert cut.dtype == np.uint8 and x.dtype == np.float32
+        digest = hashlib.sha256(cut.tobytes()).hexdigest()
+        assert digest == row["sha256"], (row["size"], row["mode"])
         at = np.linspace(0, x.size - 1, 8).astype(np.int64)
-        worst = max(worst, float(np.abs(x.ravel()[at] - np.array(row["samples"], np.float32)).max()))
-    print(f"{len(rows)} pictures, pixels equal, largest difference after normalisation {worst:.1e}")
+        samples = np.array(row["samples"], np.float32)
+        worst = max(worst, float(np.abs(x.ravel()[at] - samples).max()))
+    print(f"{len(rows)} pictures, pixels equal, "
+          f"largest difference after normalisation {worst:.1e}")
     assert worst <= 1e-7
 
 
@@ -61,20 +88,25 @@ def test_normalisation_by_hand():
 
 def test_model_card_configuration():
     model = npresnet.create_model("resnetv2_50.a1h_in1k")
-    assert resolve_model_data_config(model) == dict(input_size=(3, 224, 224), interpolation="bicubic", mean=HALF, std=HALF, crop_pct=0.95,
-                                                    crop_mode="center")
+    assert resolve_model_data_config(model) == dict(
+        input_size=(3, 224, 224), interpolation="bicubic", mean=HALF, std=HALF,
+        crop_pct=0.95, crop_mode="center")
     large = resolve_model_data_config(model, use_test_size=True)
     assert large["input_size"] == (3, 288, 288) and large["crop_pct"] == 1.0
-    r384 = resolve_model_data_config(npresnet.create_model("resnetv2_34d.ra4_e3600_r384_in1k"), use_test_size=True)
+    model = npresnet.create_model("resnetv2_34d.ra4_e3600_r384_in1k")
+    r384 = resolve_model_data_config(model, use_test_size=True)
     assert r384["input_size"] == (3, 448, 448) and r384["crop_pct"] == 1.0
     assert resolve_model_data_config(npresnet.create_model("resnetv2_50d"))["crop_pct"] == 0.875
 
 
 def test_configuration_by_arguments():
-    assert resolve_data_config() == dict(input_size=(3, 224, 224), interpolation="bicubic", mean=(0.485, 0.456, 0.406),
-                                         std=(0.229, 0.224, 0.225), crop_pct=0.875, crop_mode="center")
-    config = resolve_data_config(dict(img_size=96, mean=(0.1,), crop_pct=1.0), pretrained_cfg=dict(std=(1, 2, 3)))
-    assert config["input_size"] == (3, 96, 96) and config["mean"] == (0.1, 0.1, 0.1) and config["std"] == (1, 2, 3)
+    assert resolve_data_config() == dict(
+        input_size=(3, 224, 224), interpolation="bicubic", mean=IMAGENET_MEAN, std=IMAGENET_STD,
+        crop_pct=0.875, crop_mode="center")
+    own = dict(img_size=96, mean=(0.1,), crop_pct=1.0)
+    config = resolve_data_config(own, pretrained_cfg=dict(std=(1, 2, 3)))
+    assert config["input_size"] == (3, 96, 96)
+    assert config["mean"] == (0.1, 0.1, 0.1) and config["std"] == (1, 2, 3)
     with pytest.raises(ValueError, match="mean has 2 values for 3 channels"):
         resolve_data_config(dict(mean=(0.1, 0.2)))
 
@@ -88,9 +120,14 @@ def test_the_caller_converts_to_rgb(mode):
         assert create_transform(32, mean=(0.5,), std=(0.5,))(picture).shape == (1, 32, 32)
 
 
-@pytest.mark.parametrize("options, words", [(dict(is_training=True), "is_training=False"), (dict(interpolation="cubic"), "unknown interpolation"),
-                                            (dict(crop_mode="middle"), "unknown crop_mode"), (dict(crop_pct=-1), "bad transform"),
-                                            (dict(input_size=0), "bad transform"), (dict(mean=(0.5,)), "bad transform")])
+@pytest.mark.parametrize("options, words", [
+    (dict(is_training=True), "is_training=False"),
+    (dict(interpolation="cubic"), "unknown interpolation"),
+    (dict(crop_mode="middle"), "unknown crop_mode"),
+    (dict(crop_pct=-1), "bad transform"),
+    (dict(input_size=0), "bad transform"),
+    (dict(mean=(0.5,)), "bad transform"),
+])
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         create_transform(**options)
