@@ -1,4 +1,4 @@
-"""The package as a user gets it: what the wheel holds, what an import costs, and whether the README tells the truth."""
+"""The package as a user gets it: its wheel, what an import costs, whether the README is true."""
 from __future__ import annotations
 
 import ast
@@ -22,7 +22,8 @@ PHOTO = ROOT / "tutorials" / "photo.jpg"
 
 def run(*command, cwd=ROOT, **environment):
     import os
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | environment)
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=os.environ | environment,
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -40,69 +41,97 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_wheel_holds_just_what_it_should(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-        metadata = archive.read(next(n for n in archive.namelist() if n.endswith("/METADATA"))).decode()
-        entry_points = archive.read(next(n for n in archive.namelist() if n.endswith("/entry_points.txt"))).decode()
-        assert any(n.endswith("licenses/LICENSE") for n in archive.namelist())
-    wanted = {str(path.relative_to(ROOT)) for package in ("npresnet", "cuda_kernels") for path in (ROOT / package).rglob("*")
+        names = archive.namelist()
+        held = {name for name in names if ".dist-info/" not in name}
+        metadata = archive.read(next(n for n in names if n.endswith("/METADATA"))).decode()
+        scripts = next(n for n in names if n.endswith("/entry_points.txt"))
+        entry_points = archive.read(scripts).decode()
+        assert any(n.endswith("licenses/LICENSE") for n in names)
+    wanted = {str(path.relative_to(ROOT)) for package in ("npresnet", "cuda_kernels")
+              for path in (ROOT / package).rglob("*")
               if path.is_file() and "__pycache__" not in path.parts}
     assert held == wanted
-    assert {"npresnet/py.typed", "npresnet/demo/demo.safetensors", "npresnet/demo/config.json", "npresnet/imagenet1k.tsv"} <= held
+    assert {"npresnet/py.typed", "npresnet/demo/demo.safetensors", "npresnet/demo/config.json",
+            "npresnet/imagenet1k.tsv"} <= held
     assert {path.split(".")[-1] for path in held} == {"py", "typed", "safetensors", "json", "tsv"}
     size = wheel.stat().st_size / 1e6
     print(f"{wheel.name}: {size:.1f} MB")
     assert size < 6
-    required = {re.match(r"[a-z_-]+", line.split(": ")[1]).group() for line in metadata.splitlines()
+    required = {re.match(r"[a-z_-]+", line.split(": ")[1]).group()
+                for line in metadata.splitlines()
                 if line.startswith("Requires-Dist: ") and "extra ==" not in line}
     assert required == {"numpy", "numba", "safetensors", "pillow", "tqdm"}
     assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0" in metadata
-    assert f"Version: {npresnet.__version__}" in metadata and "npresnet = npresnet.__main__:run" in entry_points
+    assert f"Version: {npresnet.__version__}" in metadata
+    assert "npresnet = npresnet.__main__:run" in entry_points
 
 
 def test_wheel_works_outside_the_checkout(wheel, tmp_path):
-    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path / "site", wheel)
-    where = run(sys.executable, "-c", "import npresnet, cuda_kernels; print(npresnet.__file__, cuda_kernels.__file__)", cwd=tmp_path,
-                PYTHONPATH=str(tmp_path / "site"))
+    site = tmp_path / "site"
+    run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel)
+    code = ("import npresnet, cuda_kernels\n"
+            "print(npresnet.__file__, cuda_kernels.__file__)")
+    where = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(site))
     assert where.count(str(tmp_path)) == 2
-    rows = json.loads(run(sys.executable, "-m", "npresnet", "classify", "--json", PHOTO, cwd=tmp_path, PYTHONPATH=str(tmp_path / "site")))
-    assert len(rows[0]["predictions"]) == 5
+    out = run(sys.executable, "-m", "npresnet", "classify", "--json", PHOTO,
+              cwd=tmp_path, PYTHONPATH=str(site))
+    assert len(json.loads(out)[0]["predictions"]) == 5
 
 
 def test_import_is_light():
-    code = ("import sys, time; t = time.perf_counter(); import npresnet; t = time.perf_counter() - t\n"
-            "print(t, *sorted({m.split('.')[0] for m in sys.modules} & {'numpy', 'numba', 'PIL', 'torch', 'tqdm', 'safetensors'}))")
+    code = """
+import sys
+import time
+start = time.perf_counter()
+import npresnet
+seconds = time.perf_counter() - start
+heavy = {"numpy", "numba", "PIL", "torch", "tqdm", "safetensors"}
+print(seconds, *sorted({module.split(".")[0] for module in sys.modules} & heavy))
+"""
     seconds, *heavy = run(sys.executable, "-c", code).split()
     print(f"import npresnet: {1e3 * float(seconds):.0f} ms")
     assert heavy == []
 
 
 def test_classifying_imports_no_framework():
-    code = ("import sys; from npresnet.cli import main; code = main(sys.argv[1:])\n"
-            "print(code, *sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'timm', 'torchvision', 'huggingface_hub'}))")
+    code = """
+import sys
+from npresnet.cli import main
+code = main(sys.argv[1:])
+frameworks = {"torch", "timm", "torchvision", "huggingface_hub"}
+print(code, *sorted({module.split(".")[0] for module in sys.modules} & frameworks))
+"""
     assert run(sys.executable, "-c", code, "classify", "--json", PHOTO).split("\n")[-2] == "0"
 
 
 def test_no_file_of_the_package_imports_a_framework():
+    frameworks = {"torch", "timm", "torchvision", "onnxruntime", "openvino"}
     for path in [*(ROOT / "npresnet").rglob("*.py"), *(ROOT / "cuda_kernels").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {name.split(".")[0] for name in names} & {"torch", "timm", "torchvision", "onnxruntime", "openvino"}, path
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & frameworks, path
 
 
 def test_imports_point_one_way():
     """Operations know nothing of models, models nothing of the command line."""
-    order = ["errors", "table", "ops", "variants", "weights", "network", "fast", "demo", "labels", "hub", "data", "model", "summary", "comparison", "contenders",
-             "bench", "roofline", "cli"]
-    lazy = {("labels", "model"), ("model", "summary")}            # for types alone, and inside a method
+    order = ["errors", "table", "ops", "variants", "weights", "network", "fast", "demo", "labels",
+             "hub", "data", "model", "summary", "comparison", "contenders", "bench", "roofline",
+             "cli"]
+    lazy = {("labels", "model"), ("model", "summary")}            # for types alone, and in a method
     for path in (ROOT / "npresnet").rglob("*.py"):
         own = path.relative_to(ROOT / "npresnet").parts[0].removesuffix(".py")
         if own not in order:
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level and path.parent.name != "ops":
-                for used in [node.module.split(".")[0]] if node.module else [a.name for a in node.names]:
-                    allowed = used not in order or order.index(used) <= order.index(own) or (own, used) in lazy
-                    assert allowed, f"{path.name} imports {used}"
+                names = [alias.name for alias in node.names]
+                for used in [node.module.split(".")[0]] if node.module else names:
+                    downwards = used not in order or order.index(used) <= order.index(own)
+                    assert downwards or (own, used) in lazy, f"{path.name} imports {used}"
 
 
 def test_public_names_exist_and_are_documented():
@@ -122,9 +151,13 @@ def test_cuda_kernels_say_what_is_missing():
 
 
 def test_readme_python_runs(tmp_path, monkeypatch, capsys):
-    """Every Python block, in order, in one namespace; only the download is replaced, by random weights of the same names and shapes."""
-    npresnet.create_model("resnetv2_50", seed=1).save(tmp_path / "model.safetensors")
-    monkeypatch.setattr("npresnet.hub.fetch", lambda architecture, tag: tmp_path / "model.safetensors")
+    """Every Python block, in order, in one namespace.
+
+    Only the download is replaced, by random weights of the same names and shapes.
+    """
+    weights = tmp_path / "model.safetensors"
+    npresnet.create_model("resnetv2_50", seed=1).save(weights)
+    monkeypatch.setattr("npresnet.hub.fetch", lambda architecture, tag: weights)
     monkeypatch.chdir(ROOT / "tutorials")
     names: dict = {}
     assert len(blocks("python")) == 4
@@ -132,7 +165,8 @@ def test_readme_python_runs(tmp_path, monkeypatch, capsys):
         exec(compile(block, "README.md", "exec"), names)
         for shape in re.findall(r"print\(o.shape\) +# (.*)", block):
             assert capsys.readouterr().out.split("\n")[:-1] == re.findall(r"\(.*?\)", shape)
-    assert names["output"].shape == (1, 1000) and names["output"].dtype == np.float32 and names["top5_class_indices"].shape == (1, 5)
+    assert names["output"].shape == (1, 1000) and names["output"].dtype == np.float32
+    assert names["top5_class_indices"].shape == (1, 5)
     assert names["embedding"].shape == (1, 2048) and names["features"].shape == (1, 2048, 7, 7)
     assert names["layers"]["stages.0.blocks.0.norm1"].shape == (1, 16, 40, 40)
 
@@ -152,7 +186,8 @@ def test_readme_tree_and_links_exist():
         folders = [*folders[:depth], name]
         assert (ROOT / "".join(folders)).exists(), "".join(folders)
     listed = set(re.findall(r"^  (\S+\.py) ", blocks("text")[1], re.M))
-    assert {p.name for p in (ROOT / "npresnet").glob("*.py")} - {"__init__.py", "__main__.py"} <= listed
+    modules = {path.name for path in (ROOT / "npresnet").glob("*.py")}
+    assert modules - {"__init__.py", "__main__.py"} <= listed
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
     assert "@" not in re.sub(r"```.*?```", "", README, flags=re.S), "a placeholder is left"

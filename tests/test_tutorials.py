@@ -1,4 +1,4 @@
-"""The tutorials run from top to bottom, their solutions too; what is committed is complete; what they point at exists."""
+"""The tutorials run, with their solutions; outputs are committed; what they point at exists."""
 from __future__ import annotations
 
 import ast
@@ -16,7 +16,7 @@ nbformat = pytest.importorskip("nbformat", reason="the tutorials need nbformat")
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = ROOT / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
-LIMIT = 600_000                                                   # bytes of one notebook, outputs included
+LIMIT = 600_000                                                   # bytes, outputs included
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -47,7 +47,10 @@ def solutions(notebook) -> list[str]:
 
 
 def shows_something(source: str) -> bool:
-    """Whether a cell calls print or plt.show at its top level, loops and branches included, functions excluded."""
+    """Whether a cell calls print or plt.show at its top level.
+
+    Loops and branches count, functions don't.
+    """
     tree = ast.parse(re.sub(r"^%.*$", "", source, flags=re.M))
     todo: list[ast.AST] = list(tree.body)
     while todo:
@@ -74,16 +77,19 @@ def test_runs(path):
     notebook = read(path)
     committed = [bool(cell.outputs) for cell in code_cells(notebook)]
     notebook.cells += [nbformat.v4.new_code_cell(block) for block in solutions(notebook)]
-    package = str(Path(npresnet.__file__).resolve().parents[1])   # the kernel imports the package that is tested here
+    package = str(Path(npresnet.__file__).resolve().parents[1])   # the kernel has to import it too
     search = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(TUTORIALS)}})
-    client.execute(env=os.environ | {"PYTHONPATH": search})       # raises CellExecutionError with the cell and its traceback
+    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3",
+                                     resources={"metadata": {"path": str(TUTORIALS)}})
+    client.execute(env=os.environ | {"PYTHONPATH": search})       # raises with the cell's traceback
     cells = code_cells(notebook)
     errors = [output for cell in cells for output in cell.outputs if output.output_type == "error"]
     assert not errors
-    warned = [output.text for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    warned = [output.text for cell in cells for output in cell.outputs
+              if output.get("name") == "stderr"]
     assert not warned
-    assert committed == [bool(cell.outputs) for cell in cells[:len(committed)]], "committed outputs are out of date: execute it again"
+    now = [bool(cell.outputs) for cell in cells[:len(committed)]]
+    assert committed == now, "committed outputs are out of date: execute it again"
 
 
 @each_notebook
@@ -92,19 +98,22 @@ def test_committed_outputs(path):
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
     cells = code_cells(notebook)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "not executed from top to bottom"
+    counts = [cell.execution_count for cell in cells]
+    assert counts == list(range(1, len(cells) + 1)), "not executed from top to bottom"
     for cell in cells:
-        assert cell.outputs or not shows_something(cell.source), f"no output is committed for:\n{cell.source}"
+        complete = cell.outputs or not shows_something(cell.source)
+        assert complete, f"no output is committed for:\n{cell.source}"
         for output in cell.outputs:
             assert output.output_type != "error" and output.get("name") != "stderr", output
             text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
-            assert not re.search(r"(?<![\w.])/(home|root|tmp|work|usr|Users)/|[A-Z]:\\", text), f"a path of one machine: {text}"
+            local = re.search(r"(?<![\w.])/(home|root|tmp|work|usr|Users)/|[A-Z]:\\", text)
+            assert not local, f"a path of one machine: {text}"
     assert path.stat().st_size < LIMIT, f"{path.stat().st_size:,} bytes: draw smaller figures"
 
 
 @each_notebook
 def test_form(path):
-    """Title, axis legend, self-checks, three exercises each with a solution; npresnet alone, no framework."""
+    """Title, axis legend, self-checks, and three exercises with a solution each; no framework."""
     notebook = read(path)
     text, code = markdown(notebook), "\n".join(cell.source for cell in code_cells(notebook))
     assert text.startswith("# ")
@@ -112,7 +121,8 @@ def test_form(path):
         assert promise in text
     assert len(re.findall(r"\bassert\b|np\.testing\.", code)) >= 5
     assert not re.search(r"^\s*(import|from) (torch|timm|torchvision)\b", code, re.M)
-    assert len(solutions(notebook)) == len(re.findall(r"^\*\*\d\. ", section(notebook, "Exercises"), re.M)) == 3
+    exercises = re.findall(r"^\*\*\d\. ", section(notebook, "Exercises"), re.M)
+    assert len(solutions(notebook)) == len(exercises) == 3
 
 
 @each_notebook
@@ -120,9 +130,11 @@ def test_where_to_look_exists(path):
     """Every file and every npresnet name in backticks."""
     quoted = re.findall(r"`([^`\n]+)`", section(read(path), "Where to look in the code"))
     files = [name for name in quoted if re.search(r"/|\.(py|json|ipynb|safetensors)$", name)]
-    names = [name for name in quoted if re.fullmatch(r"(npresnet|cuda_kernels)(\.\w+)+", name) and name not in files]
+    names = [name for name in quoted
+             if re.fullmatch(r"(npresnet|cuda_kernels)(\.\w+)+", name) and name not in files]
     assert files and names
-    assert not [name for name in quoted if name not in files + names], "neither a file nor a name in the package"
+    others = [name for name in quoted if name not in files + names]
+    assert not others, "neither a file nor a name in the package"
     assert not [name for name in files if not (ROOT / name).exists()]
     for name in names:
-        pkgutil.resolve_name(name)                                # raises ImportError or AttributeError if there is none
+        pkgutil.resolve_name(name)                                # raises if there is none
