@@ -1,4 +1,4 @@
-"""Score the shipped demo through the package itself, file to label, and write the result into training.json.
+"""Score the shipped demo through the package, file to label, and write that into training.json.
 
     python tests/training/score.py ../shared/data/imagenette160
 """
@@ -27,8 +27,9 @@ def main():
             x = np.stack([transform(load_image(file)) for file in files[i:i + 16]])
             np.add.at(table[label], model(x).argmax(1), 1)
     top1 = table.trace() / table.sum()
-    record["final"] = dict(val_top1=round(float(top1), 4), pictures=int(table.sum()), weights="float16, moving average",
-                           px=record["recipe"]["eval_px"], confusion=table.tolist())
+    record["final"] = dict(val_top1=round(float(top1), 4), pictures=int(table.sum()),
+                           weights="float16, moving average", px=record["recipe"]["eval_px"],
+                           confusion=table.tolist())
     (HERE / "training.json").write_text(json.dumps(record, indent=1))
     print(f"top-1 {100 * top1:.2f} % of {table.sum()}")
     for label, row in zip(npresnet.model_labels(model), table):
