@@ -10,7 +10,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from helpers import BACKENDS, LAYER_TOLERANCE, LOGITS_TOLERANCE, assert_close, random_pictures
-from test_network import pair, torch_run, torch_trace
+from twins import pair, torch_run, torch_trace
 
 import npresnet
 from npresnet.variants import VARIANTS

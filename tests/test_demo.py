@@ -12,7 +12,8 @@ from safetensors import safe_open
 import npresnet
 from npresnet import demo
 from npresnet.data import create_transform, load_image, resolve_model_data_config
-from npresnet.variants import DEMO, parameter_shapes
+from npresnet.graph import build_graph
+from npresnet.variants import DEMO
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = json.loads((ROOT / "tests" / "training" / "training.json").read_text())
@@ -28,7 +29,7 @@ def test_the_file_is_small_half_precision_and_whole():
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         dtypes = {file.get_slice(name).get_dtype() for name in file.keys()
                   if not name.endswith("num_batches_tracked")}
-    assert shapes == parameter_shapes(DEMO, num_classes=10) and dtypes == {"F16"}
+    assert shapes == build_graph(DEMO, num_classes=10).parameter_shapes() and dtypes == {"F16"}
 
 
 def test_the_demo_is_what_its_record_says():

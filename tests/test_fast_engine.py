@@ -21,7 +21,8 @@ import npresnet
 from npresnet.fast import plan
 from npresnet.fast.engine import Engine
 from npresnet.network import Network
-from npresnet.variants import VARIANTS, parameter_shapes
+from npresnet.graph import build_graph
+from npresnet.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,11 +34,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_each_algorithm_is_exact_enough(name, m, monkeypatch):
     """Every 3×3 layer is forced onto one algorithm, on sizes that no tile divides."""
     monkeypatch.setattr(plan.Plan, "_winograd", lambda *_: m)
-    variant = dataclasses.replace(VARIANTS[name], width=0.25)
-    state, x = random_state(parameter_shapes(variant), 1), random_pictures(2, 3, 97, 131)
+    graph = build_graph(dataclasses.replace(VARIANTS[name], width=0.25))
+    state, x = random_state(graph.parameter_shapes(), 1), random_pictures(2, 3, 97, 131)
     reference: dict = {}
-    Network(variant, state, tap=reference.__setitem__).forward(x)
-    layers = Engine(variant, state, num_threads=2).trace(x)
+    Network(graph.variant, state, tap=reference.__setitem__).forward(x)
+    layers = Engine(graph, state, num_threads=2).trace(x, graph.last)
     result = npresnet.compare(layers, reference, 1e-5 if m == 0 else 1e-4)
     print(f"F({m}×{m}): largest Δ {result.max_delta:.1e}")
     assert result.first_divergence is None and not result.only_a, str(result)
@@ -47,16 +48,19 @@ def test_each_algorithm_is_exact_enough(name, m, monkeypatch):
 @given(st.sampled_from(list(VARIANTS)), st.integers(1, 90), st.integers(1, 90),
        st.sampled_from([8, 16, 32]), st.booleans(), st.integers(0, 99))
 def test_any_size_any_variant(name, h, w, output_stride, exact, seed):
-    variant = dataclasses.replace(VARIANTS[name], width=0.125, depths=(1, 2, 1, 1))
-    state = random_state(parameter_shapes(variant), seed)
+    variant = dataclasses.replace(VARIANTS[name], width=0.125, depths=(1, 3, 2, 3))
+    graph = build_graph(variant, output_stride=output_stride)
+    state = random_state(graph.parameter_shapes(), seed)
     x = random_pictures(1, 3, h, w, seed=seed)
-    engine = Engine(variant, state, output_stride=output_stride, exact=exact, num_threads=2)
+    engine = Engine(graph, state, exact=exact, num_threads=2)
     reference: dict = {}
     network = Network(variant, state, output_stride=output_stride, tap=reference.__setitem__)
     logits = network.forward(x)
-    result = npresnet.compare(engine.trace(x), reference, 1e-5 if exact else 1e-4)
-    assert result.first_divergence is None, str(result)
-    assert_close("logits", engine.forward(x), logits, 1e-5 if exact else 5e-5)
+    layers = engine.trace(x, graph.last)
+    result = npresnet.compare(layers, reference, 1e-5 if exact else 1e-4)
+    assert result.first_divergence is None and not result.only_a, str(result)
+    got, = engine.maps(x, [graph.last])
+    assert_close("logits", got[:, :, 0, 0], logits, 1e-5 if exact else 5e-5)
 
 
 def test_a_picture_does_not_depend_on_its_batch():
@@ -69,15 +73,15 @@ def test_a_picture_does_not_depend_on_its_batch():
 @pytest.mark.parametrize("h, w", [(75, 99), (224, 224)])
 def test_nothing_depends_on_what_was_in_the_workspace(name, h, w):
     """Neither the zeros around a tensor nor what an earlier tensor left there may matter."""
-    variant = dataclasses.replace(VARIANTS[name], width=0.25)
-    engine = Engine(variant, random_state(parameter_shapes(variant), 1), num_threads=2)
+    graph = build_graph(dataclasses.replace(VARIANTS[name], width=0.25))
+    engine = Engine(graph, random_state(graph.parameter_shapes(), 1), num_threads=2)
     x = random_pictures(1, 3, h, w)
-    want = engine.forward(x)
+    want, = engine.maps(x, [graph.last])
     assert np.isfinite(want).all()
-    engine.forward(np.concatenate([x, x]))                        # each thread gets a workspace
+    engine.maps(np.concatenate([x, x]), [graph.last])             # each thread gets a workspace
     for ready in sum(engine.plans.values(), []):
         ready.workspace[:] = np.nan
-    got = engine.forward(np.concatenate([x, x, x]))
+    got, = engine.maps(np.concatenate([x, x, x]), [graph.last])
     np.testing.assert_array_equal(got, np.concatenate([want, want, want]))
 
 
@@ -89,7 +93,7 @@ def test_a_plan_ends_where_its_outputs_do():
     reference = npresnet.create_model("demo", backend="numpy", **options)
     x = random_pictures(1, 3, 96, 96)
     maps = model(x)
-    done = next(iter(model._network.plans.values()))[0].plan.work[-1].layer
+    done = next(iter(model._engine.plans.values()))[0].plan.work[-1].layer
     assert done.startswith("stages.1.blocks.3.conv3"), done
     for a, b in zip(maps, reference(x)):
         assert_close("feature map", a, b, 1e-4)
@@ -123,8 +127,8 @@ def test_threads_change_nothing(threads):
     x = random_pictures(2, 3, 97, 64)
     want = model(x)
     other = npresnet.create_model("demo", backend="numba", num_threads=threads)
-    assert other._network.threads <= os.cpu_count()
-    other._network.threads = threads                              # though there may be fewer cores
+    assert other._engine.threads <= os.cpu_count()
+    other._engine.threads = threads                              # though there may be fewer cores
     for pictures in (x, x[:1], np.concatenate([x] * 4)):
         wanted = np.concatenate([want] * 4)[:len(pictures)]
         np.testing.assert_array_equal(other(pictures), wanted)

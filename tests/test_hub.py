@@ -23,7 +23,8 @@ from PIL import Image
 
 import npresnet
 from npresnet import DownloadError, MissingDependencyError, cli, hub
-from npresnet.variants import PRETRAINED, VARIANTS, parameter_shapes
+from npresnet.graph import build_graph
+from npresnet.variants import PRETRAINED, VARIANTS
 
 pytest.importorskip("huggingface_hub")
 
@@ -36,7 +37,7 @@ INSTEAD = ("give a file of your own with weights= (--weights), "
 @pytest.fixture(scope="module")
 def published() -> bytes:
     """A file such as timm's for resnetv2_18, with random numbers, in float16."""
-    state = random_state(parameter_shapes(VARIANTS["resnetv2_18"]), seed=18)
+    state = random_state(build_graph(VARIANTS["resnetv2_18"]).parameter_shapes(), seed=18)
     return safetensors.numpy.save({n: a.astype(np.float16) if a.dtype == np.float32 else a
                                    for n, a in state.items()})
 

@@ -62,15 +62,19 @@ def test_goldens_from_timm(name, backend):
         variant = dataclasses.replace(VARIANTS[name], width=width)
         cfg = pretrained_cfg(variant, "test")
         model = ResNetV2(variant, cfg, num_classes=1000, backend=backend)
-        model.load_state_dict(random_state(model._shapes(), meta["seed"]))
+        model.load_state_dict(random_state(model.graph.parameter_shapes(), meta["seed"]))
         x = random_pictures(*meta["shape"], seed=meta["seed"])
         layers = model.trace(x)
         key = f"{name}@{width}"
         paths = golden[f"{key}/paths"]
-        assert list(layers) == sorted(paths.tolist(), key=list(layers).index)
+        computed = [path for path in paths.tolist() if path in layers]
+        assert sorted(computed) == sorted(layers)
+        assert backend == "numba" or len(computed) == len(paths)
         scales, samples = golden[f"{key}/scales"], golden[f"{key}/samples"]
         deltas = {}
         for i, path in enumerate(paths):
+            if path not in layers:                                # fused into the next one
+                continue
             flat = layers[path].ravel()
             at = np.linspace(0, flat.size - 1, meta["samples"]).astype(np.int64)
             delta = np.abs(flat[at] - samples[i]).max()

@@ -15,8 +15,8 @@ from tiny_weights import tiny_model, tiny_state, tiny_twin
 from torch_twin import randomise
 
 from npresnet import create_model, read_weights, write_weights
-from npresnet.variants import parameter_shapes
-from npresnet.weights import check_weights
+from npresnet.graph import build_graph
+from npresnet.loading import check_weights
 
 # --- round trips ----------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ def test_tensors_anywhere_in_the_file(tmp_path, state):
     tensors = read_weights(path)
     assert tensors.pop("pad").tolist() == [7]
     assert all(array.flags.aligned and array.flags.c_contiguous for array in tensors.values())
-    checked = check_weights(tensors, parameter_shapes(TINY, num_classes=CLASSES), str(path))
+    checked = check_weights(tensors, build_graph(TINY, num_classes=CLASSES).parameter_shapes(), str(path))
     assert_same_state(checked, tiny_state(state))
 
 

@@ -11,7 +11,7 @@ from tiny_weights import CLASSES, TINY, X, assert_same_state, error_of, tiny_mod
 from tiny_weights import file_fixture, state_fixture, tiny_variants  # noqa: F401
 
 from npresnet import create_model, read_weights
-from npresnet.variants import parameter_shapes
+from npresnet.graph import build_graph
 
 
 @pytest.mark.parametrize("spoil", [
@@ -45,7 +45,7 @@ def test_not_strict_takes_what_is_there(state):
     now = model.state_dict()
     np.testing.assert_array_equal(now["stem.conv.weight"], state["stem.conv.weight"])
     np.testing.assert_array_equal(now["head.fc.bias"], bias)
-    assert set(now) == set(parameter_shapes(TINY, num_classes=CLASSES))
+    assert set(now) == set(build_graph(TINY, num_classes=CLASSES).parameter_shapes())
     assert tiny_model().load_state_dict({}, strict=False).unexpected_keys == []
 
 

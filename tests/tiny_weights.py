@@ -15,7 +15,8 @@ from torch_twin import TorchResNetV2
 
 from npresnet import WeightsError, write_weights
 from npresnet.model import ResNetV2
-from npresnet.variants import BASIC, VARIANTS, Variant, parameter_shapes, pretrained_cfg
+from npresnet.graph import build_graph
+from npresnet.variants import BASIC, VARIANTS, Variant, pretrained_cfg
 
 TINY = Variant("tiny", (1, 1, 1, 1), BASIC, width=0.125)
 OTHER = Variant("other", (2, 1, 1, 1), width=0.125)
@@ -33,7 +34,7 @@ def tiny_variants(monkeypatch):
 @pytest.fixture(name="state")
 def state_fixture():
     """A state dict of the tiny network, random, the caller's to change."""
-    return random_state(parameter_shapes(TINY, num_classes=CLASSES), seed=1)
+    return random_state(build_graph(TINY, num_classes=CLASSES).parameter_shapes(), seed=1)
 
 
 @pytest.fixture(name="file")

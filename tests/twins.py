@@ -21,12 +21,17 @@ def twin_of(variant: Variant, state, **options) -> TorchResNetV2:
     return twin
 
 
-def pair(name: str, backend: str, *, width: float = 0.125, seed: int = 0, **options):
-    """(npresnet's model, PyTorch's twin) with the same random tensors; narrow, for quick tests."""
+def pair(name: str, backend: str, *, width: float = 0.125, seed: int = 0, own: dict | None = None,
+         **options):
+    """(npresnet's model, PyTorch's twin) with the same random tensors; narrow, for quick tests.
+
+    own: options of npresnet's model that PyTorch doesn't know.
+    """
     variant = dataclasses.replace(VARIANTS[name], width=width)
     options = dict(num_classes=1000) | options
-    model = ResNetV2(variant, pretrained_cfg(variant, "test"), backend=backend, **options)
-    model.load_state_dict(random_state(model._shapes(), seed))
+    model = ResNetV2(variant, pretrained_cfg(variant, "test"), backend=backend, **options,
+                      **own or {})
+    model.load_state_dict(random_state(model.graph.parameter_shapes(), seed))
     return model, twin_of(variant, model.state_dict(), **options)
 
 

@@ -31,6 +31,7 @@ from helpers import random_pictures, random_state  # noqa: E402
 
 import npresnet  # noqa: E402
 from npresnet.table import format_table  # noqa: E402
+from npresnet.graph import build_graph
 from npresnet.variants import VARIANTS, parameter_shapes  # noqa: E402
 
 CONTENDERS = ("cuda", "cuda-device", "torch", "torch-tf32", "torch-device", "torch-device-tf32", "torch-graph")
@@ -82,7 +83,7 @@ def main() -> None:
 
 
 def state() -> dict[str, np.ndarray]:
-    return random_state(parameter_shapes(VARIANTS[MODEL]), 0)
+    return random_state(build_graph(VARIANTS[MODEL]).parameter_shapes(), 0)
 
 
 def work(contender: str, batch: int, seconds: float, size: int) -> dict:
@@ -108,7 +109,7 @@ def start_cuda(contender: str, x: np.ndarray):
     model = npresnet.create_model(MODEL, backend="cuda")
     model.load_state_dict(state())
     pictures = cuda.to_device(x) if contender == "cuda-device" else x
-    forecast = model._network.plan(x.shape[1:], len(x), runs=1)
+    forecast = model._engine.plan(x.shape[1:], len(x), runs=1)
     about = dict(device=forecast.gpu.name, version=f"numba-cuda {numba_cuda.__version__}",
                  forecast_ms=forecast.ms if contender == "cuda-device" else None)
     host = lambda y: y if isinstance(y, np.ndarray) else y.copy_to_host()
