@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from . import data, ops
-    from .comparison import Comparison, LayerDifference, compare
     from .data import load_image
     from .errors import DeviceError, DownloadError, ImageError, MissingDependencyError, NpresnetError, WeightsError
+    from .instruments.comparison import Comparison, LayerDifference, compare
+    from .instruments.summary import Summary
     from .labels import Label, imagenet_labels, model_labels
     from .model import ResNetV2, create_model
     from .ops import softmax, topk
-    from .summary import Summary
     from .variants import list_models
     from .weights import read_weights, write_weights
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "comparison": ("compare", "Comparison", "LayerDifference"),
     "data": ("load_image",),
     "errors": ("DeviceError", "DownloadError", "ImageError", "MissingDependencyError", "NpresnetError", "WeightsError"),
+    "instruments.comparison": ("compare", "Comparison", "LayerDifference"),
+    "instruments.summary": ("Summary",),
     "labels": ("Label", "imagenet_labels", "model_labels"),
     "model": ("ResNetV2", "create_model"),
     "ops": ("softmax", "topk"),
-    "summary": ("Summary",),
     "variants": ("list_models",),
     "weights": ("read_weights", "write_weights"),
 }

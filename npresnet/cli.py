@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__
-from .contenders import CONTENDERS, OWN, read_peers
 from .errors import ImageError, MissingDependencyError, NpresnetError, WeightsError, printable
+from .instruments.contenders import CONTENDERS, OWN, read_peers
 
 if TYPE_CHECKING:
     from .model import ResNetV2
@@ -183,7 +183,7 @@ def models(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """`npresnet compare`: the table of differences for each picture; exit code 1 if a layer diverges."""
-    from .comparison import compare as compare_traces
+    from .instruments.comparison import compare as compare_traces
 
     if args.against == "timm" and find_spec("timm") is None:                                                         # before anything is downloaded
         raise MissingDependencyError("comparing with timm needs timm: pip install 'npresnet[parity]'")
@@ -209,7 +209,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """`npresnet bench`: the table of times; exit code 1 if a contender failed, or isn't there although it was asked for."""
-    from .bench import measure
+    from .instruments.bench import measure
     from .model import create_model
 
     if args.picture and find_spec("matplotlib") is None:                                  # before anything is measured
@@ -228,7 +228,7 @@ def bench(args: argparse.Namespace) -> int:
                      batches=args.batch, threads=args.threads, runs=args.runs, complain=lambda line: say(f"npresnet bench: {line}"))
     print_json(result.as_dict()) if args.json else print(result)
     if args.picture:
-        from .roofline import draw_roofline
+        from .instruments.roofline import draw_roofline
         plan = create_model(model, weights=weights, backend="numba", num_threads=result.threads).plan(input_size=result.input_size)
         draw_roofline(plan, result.heading, args.picture)
     return FAILED if any("error" in stop or args.only for stop in result.stopped) else DONE

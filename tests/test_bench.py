@@ -13,10 +13,10 @@ from helpers import random_state
 from PIL import Image
 
 import npresnet
-from npresnet import bench, contenders
-from npresnet.bench import Measurement, Result
 from npresnet.cli import main
-from npresnet.contenders import CONTENDERS, OWN
+from npresnet.instruments import bench, contenders
+from npresnet.instruments.bench import Measurement, Result
+from npresnet.instruments.contenders import CONTENDERS, OWN
 
 MAKE_PEERS = Path(__file__).parent / "benchmarks" / "make_peers.py"
 TINY = ["--model", "demo", "--size", "64", "--batch", "1", "2"]

@@ -10,8 +10,8 @@ import math
 import os
 from typing import NamedTuple
 
-from .errors import MissingDependencyError, NpresnetError, printable
-from .weights import write_whole
+from ..errors import MissingDependencyError, NpresnetError, printable
+from ..weights import write_whole
 
 KINDS = {"1×1": "#0072B2", "3×3": "#E69F00", "Winograd": "#009E73", "other": "#CC79A7"}   # colours that nobody confuses
 LABELLED = 6                                                      # layers that get their names: the slowest

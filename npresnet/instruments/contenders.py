@@ -1,6 +1,6 @@
 """What `npresnet bench` holds against each other: how each contender starts, and how it is timed, in a process of its own.
 
-`python -m npresnet.contenders JOB` is such a process: it warms up, times calls, and prints one line of JSON. The other runtimes are
+`python -m npresnet.instruments.contenders JOB` is such a process: it warms up, times calls, and prints one line of JSON. The other runtimes are
 imported there and nowhere else; their network comes from a folder that `tests/benchmarks/make_peers.py` wrote.
 """
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import printable
+from ..errors import printable
 
 WARM_UP, MEASURED = 0.5, 2.0                                      # seconds of calls
 
@@ -36,7 +36,7 @@ def start_numba(job: dict, exact: bool = False) -> Started:
     """npresnet's fast engine."""
     import numba
 
-    from .model import create_model
+    from ..model import create_model
     model = create_model(job["model"], weights=job["weights"], backend="numba", exact=exact, num_threads=job["threads"])
     return Started(model, f"numba {numba.__version__}")
 
@@ -48,7 +48,7 @@ def start_numba_exact(job: dict) -> Started:
 
 def start_numpy(job: dict) -> Started:
     """npresnet's readable reference."""
-    from .model import create_model
+    from ..model import create_model
     return Started(create_model(job["model"], weights=job["weights"], backend="numpy"), f"numpy {np.__version__}")
 
 

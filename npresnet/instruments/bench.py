@@ -21,12 +21,12 @@ from statistics import median
 import numpy as np
 from tqdm import tqdm
 
-from . import __version__
+from .. import __version__
+from ..errors import printable
+from ..model import create_model
+from ..table import format_table
 from .comparison import compare
 from .contenders import CONTENDERS, pictures
-from .errors import printable
-from .model import create_model
-from .table import format_table
 
 ROUNDS = 3
 F32_LIMIT, LIMIT = 1e-3, 0.1                                      # a larger max Δ, in float32 or in less, is another network's
@@ -161,7 +161,7 @@ def ask(job: dict, wanted: np.ndarray) -> dict:
     clean = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)                  # it imports what this process would
     environment = clean | dict.fromkeys(THREADS, str(job["threads"])) | dict(PYTHONPATH=path)
-    done = subprocess.run([sys.executable, "-P", "-m", "npresnet.contenders", json.dumps(job)], env=environment, stdin=subprocess.DEVNULL,
+    done = subprocess.run([sys.executable, "-P", "-m", "npresnet.instruments.contenders", json.dumps(job)], env=environment, stdin=subprocess.DEVNULL,
                           capture_output=True)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from .table import format_table
+from ..table import format_table
 
 
 @dataclass(frozen=True)

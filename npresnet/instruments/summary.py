@@ -4,8 +4,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from .graph import Graph, is_parameter
-from .table import format_table
+from ..graph import Graph, is_parameter
+from ..table import format_table
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,8 @@
+"""What is held against the network: nothing here computes a layer, all of it looks at those that do.
+
+    summary.py      what each layer costs: shapes, parameters, multiply-adds, activations
+    comparison.py   two runs held against each other, layer by layer
+    bench.py        npresnet beside the runtimes people deploy: rounds, processes, table
+    contenders.py   how each of them is started and timed
+    roofline.py     a picture of what each layer reaches
+"""
