@@ -10,7 +10,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,9 +183,10 @@ def models(args: argparse.Namespace) -> int:
 def compare(args: argparse.Namespace) -> int:
     """`npresnet compare`: the table of differences for each picture; exit code 1 if a layer diverges."""
     from .instruments.comparison import compare as compare_traces
+    from .instruments.parity import check_timm, timm_trace
 
-    if args.against == "timm" and find_spec("timm") is None:                                                         # before anything is downloaded
-        raise MissingDependencyError("comparing with timm needs timm: pip install 'npresnet[parity]'")
+    if args.against == "timm":
+        check_timm()                                              # before anything is downloaded
     files = find_pictures(args.pictures)
     model = load_model(args)
     transform, rows = model_transform(model), []
@@ -232,26 +232,6 @@ def bench(args: argparse.Namespace) -> int:
         plan = create_model(model, weights=weights, backend="numba", num_threads=result.threads).plan(input_size=result.input_size)
         draw_roofline(plan, result.heading, args.picture)
     return FAILED if any("error" in stop or args.only for stop in result.stopped) else DONE
-
-
-def timm_trace(model: ResNetV2):
-    """A function like `model.trace` that runs timm with the same tensors."""
-    torch, timm = import_module("torch"), import_module("timm")                           # only here, only when asked for
-    architecture = "resnetv2_50" if model.variant.name == "demo" else model.variant.name
-    twin = timm.create_model(architecture, num_classes=model.num_classes, width_factor=model.variant.width).eval()
-    paths = model.trace(np.zeros((0, model.in_chans, 32, 32), np.float32))                # every layer's name, at no cost
-    twin.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in model.state_dict().items()})
-
-    def trace(x):
-        layers = {}
-        hooks = [module.register_forward_hook(lambda _module, _input, y, path=path: layers.__setitem__(path, y.numpy()))
-                 for path, module in twin.named_modules() if path]
-        with torch.no_grad():
-            twin(torch.from_numpy(x))
-        for hook in hooks:
-            hook.remove()
-        return {path: layers[path] for path in paths if path in layers}
-    return trace
 
 
 def load_model(args: argparse.Namespace) -> ResNetV2:

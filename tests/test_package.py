@@ -104,22 +104,26 @@ print(code, *sorted({module.split(".")[0] for module in sys.modules} & framework
     assert run(sys.executable, "-c", code, "classify", "--json", PHOTO).split("\n")[-2] == "0"
 
 
-def test_no_file_of_the_package_imports_a_framework():
+def test_frameworks_are_imported_by_two_instruments_when_asked():
+    """In parity.py and contenders.py, inside functions; nowhere else."""
     frameworks = {"torch", "timm", "torchvision", "onnxruntime", "openvino"}
+    instruments = ROOT / "npresnet" / "instruments"
+    users = set()
     for path in [*(ROOT / "npresnet").rglob("*.py"), *(ROOT / "cuda_kernels").rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            assert not {name.split(".")[0] for name in names} & frameworks, path
+        tree = ast.parse(path.read_text("utf-8"))
+        lazy = {id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {name.split(".")[0] for name in names} & frameworks:
+                assert id(node) in lazy, f"{path}, line {node.lineno}: imported with the file"
+                users.add(path)
+    assert users == {instruments / "parity.py", instruments / "contenders.py"}
 
 
 def test_imports_point_one_way():
     """Operations know nothing of models, models nothing of the command line."""
     order = ["errors", "table", "ops", "variants", "weights", "network", "fast", "demo", "labels", "hub", "data", "model",
-             "summary", "comparison", "contenders", "bench", "roofline", "cli"]
+             "summary", "comparison", "parity", "contenders", "bench", "roofline", "cli"]
 
     def place(parts):                                             # an instrument has its own place, another folder's files share one
         return parts[1] if parts[0] == "instruments" and len(parts) > 1 else parts[0]
