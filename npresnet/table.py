@@ -1,8 +1,10 @@
 """Tables as text."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 
-def format_table(rows: list[tuple[str, ...] | None], right: int) -> str:
+
+def format_table(rows: Sequence[tuple[str, ...] | None], right: int) -> str:
     """Rows as aligned columns, those from number `right` on flush right; None is a rule. The first row is the heading."""
     rows = [rows[0], None, *rows[1:]]
     widths = [max(len(row[i]) for row in rows if row) for i in range(len(rows[0]))]

@@ -19,6 +19,7 @@ from PIL import Image
 import npresnet
 from npresnet import cli, create_model, data, labels
 from npresnet.cli import main
+from npresnet.commands import classify, compare
 from npresnet.variants import BASIC, VARIANTS, Variant
 
 COMMANDS = ["classify", "summary", "models", "compare", "bench"]
@@ -185,7 +186,7 @@ def test_weights_of_your_own(photos, tiny, capsys):
 def test_test_size(photos, monkeypatch, tiny):
     sizes = []
     monkeypatch.setattr(data, "load_image", lambda file: Image.new("RGB", (50, 40)))
-    monkeypatch.setattr(cli, "model_transform", lambda model, test=False: sizes.append(test) or (lambda image: np.zeros((3, 32, 32), np.float32)))
+    monkeypatch.setattr(classify, "model_transform", lambda model, test=False: sizes.append(test) or (lambda image: np.zeros((3, 32, 32), np.float32)))
     assert main(["classify", "--model", "tiny", "--weights", str(tiny), "--test-size", "x"]) == 0 and sizes == [True]
 
 
@@ -259,7 +260,7 @@ def test_models(capsys):
 
 def test_compare_without_timm_says_so_before_it_does_anything(photos, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    monkeypatch.setattr(cli, "load_model", lambda args: pytest.fail("loaded"))
+    monkeypatch.setattr(compare, "load_model", lambda *args, **options: pytest.fail("loaded"))
     for file in (photos / "a.png", photos / "missing.png"):
         assert complaint(capsys, 2, "compare", file) == \
             "npresnet compare: comparing with timm needs timm: pip install 'npresnet[parity]'"

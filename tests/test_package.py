@@ -123,7 +123,8 @@ def test_frameworks_are_imported_by_two_instruments_when_asked():
 def test_imports_point_one_way():
     """Operations know nothing of models, models nothing of the command line."""
     order = ["errors", "table", "ops", "variants", "weights", "network", "fast", "demo", "labels", "hub", "data", "model",
-             "summary", "comparison", "parity", "contenders", "bench", "roofline", "cli"]
+             "summary", "comparison", "parity", "contenders", "bench", "roofline", "commands",
+             "cli"]
 
     def place(parts):                                             # an instrument has its own place, another folder's files share one
         return parts[1] if parts[0] == "instruments" and len(parts) > 1 else parts[0]
