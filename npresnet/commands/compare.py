@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     tolerance = TOLERANCES[args.against] if args.tolerance is None else args.tolerance
     rows: list[dict] = []
     for file, x in read_pictures(args, files, transform, rows):
-        result = compare(model.trace(x), other(x), tolerance)
+        result = compare(model.trace(x), other(x), tolerance, ("numpy", args.against))
         rows.append({"file": file} | result.as_dict())
         if not args.json:
             print(f"{printable(file)}: npresnet (numpy) against {args.against}")
