@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..backend import BACKENDS
 from ..errors import printable
 from .common import (DONE, FAILED, add_model, add_pictures, find_pictures, load_model,
                      model_transform, print_json, read_pictures)
@@ -10,7 +11,9 @@ from .common import (DONE, FAILED, add_model, add_pictures, find_pictures, load_
 HELP = "compare two implementations layer by layer on pictures"
 EXAMPLE = "npresnet compare --model demo --against timm photo.jpg"
 
-TOLERANCES = {"timm": 5e-6, "numba": 1e-4, "cuda": 1e-5}          # by what it compares with
+REFERENCE = "numpy"                                               # what the others are held against
+TOLERANCES = {"timm": BACKENDS[REFERENCE].tolerance.layers} | {
+    name: entry.tolerance.layers for name, entry in BACKENDS.items() if name != REFERENCE}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.against == "timm":
         check_timm()                                              # before anything is downloaded
     files = find_pictures(args.pictures)
-    model = load_model(args, backend="numpy")
+    model = load_model(args, backend=REFERENCE)
     transform = model_transform(model)
     if args.against == "timm":
         other = timm_trace(model)
@@ -47,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
     tolerance = TOLERANCES[args.against] if args.tolerance is None else args.tolerance
     rows: list[dict] = []
     for file, x in read_pictures(args, files, transform, rows):
-        result = compare(model.trace(x), other(x), tolerance, ("numpy", args.against))
+        result = compare(model.trace(x), other(x), tolerance, (REFERENCE, args.against))
         rows.append({"file": file} | result.as_dict())
         if not args.json:
-            print(f"{printable(file)}: npresnet (numpy) against {args.against}")
+            print(f"{printable(file)}: npresnet ({REFERENCE}) against {args.against}")
             print(result, flush=True)
     if args.json:
         print_json(rows)
