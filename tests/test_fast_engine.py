@@ -105,16 +105,18 @@ def test_plan_reports_what_is_done():
     shown, summary = str(report), model.summary((3, 64, 96))
     print(shown)
     layers = report.layers
-    names, algorithms = [l.layer for l in layers], {l.algorithm for l in layers}
-    assert abs(sum(l.gflop for l in layers) - 2 * summary.macs / 1e9) < 1e-9
+    names = [layer.layer for layer in layers]
+    algorithms = {layer.algorithm for layer in layers}
+    direct = [layer for layer in layers if layer.algorithm.startswith("direct")]
+    assert abs(sum(layer.gflop for layer in layers) - 2 * summary.macs / 1e9) < 1e-9
     assert names[:3] == ["input", "stem.conv", "stem.pool"] and names[-1] == "head.fc"
     assert len(set(names)) == len(layers)
     assert algorithms >= {"direct 1×1", "direct 3×3", "direct 7×7", "max pool", "mean"}
-    assert all(l.ms > 0 and l.megabytes > 0 for l in layers)
+    assert all(layer.ms > 0 and layer.megabytes > 0 for layer in layers)
     assert report.peak > 0 and report.bandwidth > 0
-    assert all(l.computed >= l.gflop * 0.9 for l in layers if l.algorithm.startswith("direct"))
+    assert all(layer.computed >= layer.gflop * 0.9 for layer in direct)
     exact = npresnet.create_model("demo", backend="numba", exact=True).plan((3, 64, 64))
-    assert not any(l.algorithm.startswith("F(") for l in exact.layers)
+    assert not any(layer.algorithm.startswith("F(") for layer in exact.layers)
     with pytest.raises(ValueError, match="numba"):
         npresnet.create_model("demo", backend="numpy").plan()
 
