@@ -22,7 +22,7 @@ def models(name: str, depths=(1, 1, 1, 1), **options) -> tuple[ResNetV2, ResNetV
     ours = ResNetV2(variant, cfg, backend="cuda", **options)
     reference = ResNetV2(variant, cfg, backend="numpy", **options)
     for model in (ours, reference):
-        model.load_state_dict(random_state(ours._shapes(), len(name)))
+        model.load_state_dict(random_state(ours.graph.parameter_shapes(), len(name)))
     return ours, reference
 
 
@@ -39,8 +39,8 @@ def check_network(ours: ResNetV2, reference: ResNetV2, x: np.ndarray, trace: boo
 
     All activations lie between bands of NaN, and are NaN themselves before they are written.
     """
-    runner = ours._network
-    wanted = None if trace else [runner._last()]
+    runner = ours._engine
+    wanted = None if trace else [ours.graph.last]
     with patch("cuda_kernels.plan.place", apart):
         ready = runner._ready(len(x), x.shape[1:], wanted, False)
     size = runner.workspace.size
@@ -99,7 +99,7 @@ def heads():
             check(f"head, {pool_name!r}", got, want)
             check(f"embedding, {pool_name!r}", *embeddings(ours, reference, features))
         # Three pictures were run in groups of at most two.
-        assert sorted(n for n, _ in ours._network.plans) == [1, 1, 2, 2]
+        assert sorted(n for n, _ in ours._engine.plans) == [1, 1, 2, 2]
 
         check("another size", ours.forward_head(few), reference.forward_head(few))
         check("one row", *embeddings(ours, reference, few))
@@ -125,5 +125,5 @@ def heads():
     with (patch("cuda_kernels.runner.KEPT_PLANS", 1), patch("cuda_kernels.runner.GROUP", 4),
           patch("cuda_kernels.runner.LARGEST", 800)):
         check("halved groups", ours.forward_head(five), reference.forward_head(five))
-        assert set(ours._network.limits.values()) == {2}
-        assert [n for n, _ in ours._network.plans] == [1]
+        assert set(ours._engine.limits.values()) == {2}
+        assert [n for n, _ in ours._engine.plans] == [1]

@@ -11,7 +11,8 @@ from helpers import random_pictures
 
 import npresnet
 from npresnet.model import ResNetV2
-from npresnet.variants import VARIANTS, parameter_shapes, pretrained_cfg
+from npresnet.graph import build_graph
+from npresnet.variants import VARIANTS, pretrained_cfg
 
 needs_numba_cuda = pytest.mark.skipif(
     find_spec("numba_cuda") is None, reason="numba-cuda is not installed: no CUDA kernel is tested")
@@ -19,13 +20,11 @@ needs_numba_cuda = pytest.mark.skipif(
 
 # --- plans ----------------------------------------------------------------------------------------
 
-def plan_of(name, n, h, w, *, width=1.0, gpu="A100", **options):
+def plan_of(name, n, h, w, *, width=1.0, gpu="A100", wanted=("head.fc",), **options):
     from cuda_kernels.performance import GPUS
     from cuda_kernels.plan import Plan
-    variant = dataclasses.replace(VARIANTS[name], width=width)
-    options = dict(wanted=["head.fc"]) | options
-    shapes = parameter_shapes(variant, global_pool=options.get("global_pool", "avg"))
-    return Plan(variant, shapes, n, 3, h, w, GPUS[gpu], **options)
+    graph = build_graph(dataclasses.replace(VARIANTS[name], width=width), **options)
+    return Plan(graph, n, 3, h, w, GPUS[gpu], wanted=wanted)
 
 
 @needs_numba_cuda

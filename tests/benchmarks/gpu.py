@@ -37,7 +37,8 @@ from helpers import random_pictures, random_state  # noqa: E402
 import npresnet  # noqa: E402
 from npresnet.table import format_table  # noqa: E402
 from npresnet.graph import build_graph
-from npresnet.variants import VARIANTS, parameter_shapes  # noqa: E402
+from npresnet.graph import build_graph  # noqa: E402
+from npresnet.variants import VARIANTS  # noqa: E402
 
 CONTENDERS = ("cuda", "cuda-device", "torch", "torch-tf32", "torch-device", "torch-device-tf32",
               "torch-graph")
