@@ -23,8 +23,9 @@ from npresnet.lower.sources import named_by_sources
 MISSING = "numba-cuda is not installed: pip install 'npresnet[cuda]' (or 'npresnet[cuda12]')"
 
 try:
-    import numba_cuda  # noqa: F401  (without it `numba.cuda` is Numba's own old copy, or nothing)
-    from numba import cuda, types as cuda_types
+    import numba_cuda
+    from numba import cuda
+    from numba import types as cuda_types
 except ImportError as error:
     raise ImportError(MISSING) from error
 

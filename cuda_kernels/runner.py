@@ -26,7 +26,17 @@ from npresnet.lower.recent import Recent
 from npresnet.weights import release
 
 from . import check_available
-from .backend import SIMULATOR, announced, as_device_array, configured, cuda, current_device, device_of, record, replay
+from .backend import (
+    SIMULATOR,
+    announced,
+    as_device_array,
+    configured,
+    cuda,
+    current_device,
+    device_of,
+    record,
+    replay,
+)
 from .conv2d import pack_weight
 from .performance import GPU, Forecast, gpu_like
 from .plan import LARGEST, Activation, Constant, Plan

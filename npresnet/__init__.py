@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import data, ops
     from .data import load_image
-    from .errors import DeviceError, DownloadError, ImageError, MissingDependencyError, NpresnetError, WeightsError
+    from .errors import (
+        DeviceError,
+        DownloadError,
+        ImageError,
+        MissingDependencyError,
+        NpresnetError,
+        WeightsError,
+    )
     from .instruments.comparison import Comparison, LayerDifference, compare
     from .instruments.summary import Summary
     from .labels import Label, imagenet_labels, model_labels

@@ -26,11 +26,12 @@ Params = Mapping[str, np.ndarray]
 class Backend(ABC):
     """The network `graph` with the tensors `params` (timm's name → float32 array), ready to run.
 
-    All arrays are NCHW float32. Layers go by their timm paths. It may be called from several threads,
-    leaves its inputs untouched, and takes any number of pictures of any size, none included.
+    All arrays are NCHW float32. Layers go by their timm paths. It may be called from several
+    threads, leaves its inputs untouched, and takes any number of pictures of any size, none
+    included.
 
-    exact: no Winograd and no split arithmetic. A backend that has neither takes it and does nothing.
-    What else a subclass takes stands under `options` in `BACKENDS`.
+    exact: no Winograd and no split arithmetic. A backend that has neither takes it and does
+    nothing. What else a subclass takes stands under `options` in `BACKENDS`.
     """
 
     def __init__(self, graph: Graph, params: Params, *, exact: bool = False):
@@ -58,7 +59,8 @@ class Backend(ABC):
 
     @abstractmethod
     def trace(self, x: Any, last: str) -> dict[str, np.ndarray]:
-        """Every layer up to `last` that this backend computes: path → array, in the graph's order."""
+        """Every layer up to `last` that this backend computes: path → array, in the graph's
+        order."""
 
     def plan(self, input_size: tuple[int, int, int]) -> Any:
         """What it does with a picture (C, H, W), layer by layer, and the time that takes.
@@ -93,7 +95,8 @@ class Reference(Backend):
         return layers
 
     def _run(self, x: np.ndarray, last: str, tap: Tap) -> None:
-        """Run the network as far as `last`, or the stem's pool behind it; `tap` sees every layer."""
+        """Run the network as far as `last`, or the stem's pool behind it; `tap` sees every
+        layer."""
         network = self._network(tap)
         if last.startswith("head."):
             network.forward(x)

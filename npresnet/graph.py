@@ -41,10 +41,10 @@ T = TypeVar("T")
 class Step:
     """One operation and its epilogue. Layers go by their timm paths.
 
-    kind: "conv", "max_pool", "avg_pool", "global_pool" or "norm". path: the operation, and its result.
-    source: the layer that it reads. c_in, c_out: channels. padding: pixels on each side that count as
-    zero, or as −∞ for a maximum; an average pool counts only what is there, or with `same` as zeros
-    what lies right of the picture and below. bias: whether a convolution has one.
+    kind: "conv", "max_pool", "avg_pool", "global_pool" or "norm". path: the operation, and its
+    result. source: the layer that it reads. c_in, c_out: channels. padding: pixels on each side
+    that count as zero, or as −∞ for a maximum; an average pool counts only what is there, or with
+    `same` as zeros what lies right of the picture and below. bias: whether a convolution has one.
     shortcut: the layer that is added to the result, and block: the name of that sum; or "".
     norm: the batch norm and ReLU that follow, and the name of what they give; or "".
     """
@@ -69,7 +69,7 @@ class Step:
         return self.block or self.path
 
     def output_size(self, size: int) -> int:
-        """Pixels out for `size` pixels in, along one axis. Raises ValueError if the kernel doesn't fit."""
+        """Pixels out for `size` in, along one axis. Raises ValueError if the kernel doesn't fit."""
         if self.kind == "avg_pool":                               # a window may hang over the edge
             return (size - 1) // self.stride + 1
         return output_size(size, self.kernel, self.stride, self.padding, self.dilation)
@@ -77,7 +77,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Layer:
-    """One output that `trace` gives. kind: the step's; or "sum", "norm", or "linear" for the classifier."""
+    """An output that `trace` gives. kind: the step's; or "sum", "norm", "linear" (classifier)."""
     path: str
     kind: str
     step: Step
@@ -85,10 +85,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """A layer that is put out as a feature map: raw, before any norm.
-
-    reduction: pixels of the picture for one of its pixels, along one axis.
-    """
+    """A raw layer that is put out as a feature map. reduction: the picture's pixels for one of its
+    pixels, along one axis."""
     path: str
     channels: int
     reduction: int
@@ -96,12 +94,10 @@ class FeatureMap:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A network: `variant` for pictures of in_chans channels. Made by `build_graph`.
-
-    steps: in forward order, a shortcut's projection before the sum that it is added to. layers: all
-    outputs, in the order in which the reference computes them. aliases: second names of layers (a
-    stage's output is its last block's). feature_maps: of the stem and the stages.
-    """
+    """A network, as `build_graph` makes it. steps: in forward order, a shortcut's projection before
+    the sum that it is added to. layers: all outputs, in the order in which the reference computes
+    them. aliases: second names of layers (a stage's output is its last block's). feature_maps: of
+    the stem and the stages."""
     variant: Variant
     in_chans: int
     num_classes: int
@@ -114,7 +110,7 @@ class Graph:
 
     @property
     def last(self) -> str:
-        """The last layer of a forward pass: the classifier, or the global pool without one."""
+        """The last layer of a pass: the classifier, or without one the global pool."""
         return "head.fc" if self.num_classes else "head.global_pool"
 
     @cached_property
@@ -127,14 +123,12 @@ class Graph:
     @cached_property
     def borders(self) -> dict[str, int]:
         """How many pixels of zeros the convolutions that read a layer want around it."""
-        borders: dict[str, int] = {}
-        for step in self.steps:
-            if step.kind == "conv":
-                borders[step.source] = max(borders.get(step.source, 0), step.padding)
-        return borders
+        convs = [step for step in self.steps if step.kind == "conv"]
+        return {step.source: max(other.padding for other in convs if other.source == step.source)
+                for step in convs}
 
     def folds(self, step: Step) -> bool:
-        """Whether a step's norm is all that is needed of it: then its raw result need not be written."""
+        """Whether nobody reads what a step's norm is applied to: it need not be written."""
         return bool(step.norm) and step.raw not in self.read
 
     def in_order(self, found: Mapping[str, T]) -> dict[str, T]:
@@ -153,8 +147,8 @@ class Graph:
         return [layer.path for layer in self.layers if layer.path in paths][-1]
 
     def taps(self, take: list[int], norm: bool, stop_early: bool) -> tuple[list[str], str]:
-        """Names of the feature maps numbered in `take`, and of the last layer that a pass which gives
-        them out has to run: see `ResNetV2.forward_intermediates`."""
+        """Names of the feature maps numbered in `take`, and of the last layer that a pass which
+        gives them out has to run: see `ResNetV2.forward_intermediates`."""
         last = len(self.feature_maps) - 1
         count = max(take) if stop_early else last
         paths = [each.path for each in self.feature_maps]
@@ -171,9 +165,8 @@ class Graph:
             else:
                 size = (1, 1) if self.global_pool else (h, w)
             sizes |= dict.fromkeys((step.path, step.block, step.norm), size)
-        named = self.aliases.get
-        return {layer.path: (layer.step.c_out, *sizes[named(layer.path, layer.path)])
-                for layer in self.layers}
+        channels = {layer.path: layer.step.c_out for layer in self.layers}
+        return {path: (channels[path], *size) for path, size in self.in_order(sizes).items()}
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name → shape of every tensor in the state dict, in timm's order: weights float32,
@@ -205,36 +198,33 @@ def count_parameters(graph: Graph) -> int:
 
 def _as_defined(layers: tuple[Layer, ...]) -> list[Layer]:
     """Layers in the order of timm's modules, which define a block's downsample before its norm1."""
-    def block_of(layer: Layer) -> str:
-        return ".".join(layer.path.split(".")[:4])
-
     ordered: list[Layer] = []
-    for _, block in groupby(layers, block_of):
+    for _, block in groupby(layers, lambda layer: layer.path.split(".")[:4]):
         ordered += sorted(block, key=lambda layer: ".downsample." not in layer.path)
     return ordered
 
 
 @cache
 def build_graph(variant: Variant, *, in_chans: int = 3, num_classes: int = 1000,
-                output_stride: int = 32, global_pool: str = "avg", fold_norms: bool = True) -> Graph:
-    """The network of `variant`, for pictures of in_chans channels. num_classes: 0 for no classifier.
+                output_stride: int = 32, global_pool: str = "avg",
+                fold_norms: bool = True) -> Graph:
+    """The network of `variant`, for pictures of in_chans channels. num_classes 0: no classifier.
 
     fold_norms: False makes every batch norm a step of its own, as a norm that can't be folded is.
     Raises ValueError for an output_stride other than 32, 16 or 8.
     """
     build = _Builder(fold_norms)
-    stages = variant.stages(output_stride)
     x = build.stem(variant, in_chans)
     maps = [FeatureMap(x, variant.stem_channels[-1], 2)]
     x = build.pool("max_pool", "stem.pool", x, kernel=3, stride=2, padding=1)
-    for s, stage in enumerate(stages):
+    for s, stage in enumerate(variant.stages(output_stride)):
         for b in range(stage.depth):
             block = build.basic if variant.block == BASIC else build.bottleneck
             x = block(f"stages.{s}.blocks.{b}", x, variant, stage, first=b == 0)
         build.alias(f"stages.{s}", x)
         maps.append(FeatureMap(f"stages.{s}", stage.c_out, stage.reduction))
     x = build.norm_act("norm", x)
-    x = build.global_pool("head.global_pool", x, twice=global_pool == "catavgmax")
+    x = build.pool("global_pool", "head.global_pool", x, times=1 + (global_pool == "catavgmax"))
     if num_classes:
         build.conv("head.fc", x, num_classes, bias=True)
     steps = {step.path: step for step in build.steps}
@@ -286,12 +276,10 @@ class _Builder:
 
     def downsample(self, path: str, p: str, variant: Variant, plan: StagePlan) -> str:
         """The projection on a shortcut, behind an average pool in the d and t variants."""
-        stride = plan.stride
-        if variant.avg_down:
-            if stride > 1 or plan.dilation > 1:
-                p = self.pool("avg_pool", f"{path}.downsample.pool", p, kernel=2, stride=stride,
-                              same=plan.dilation > 1)
-            stride = 1
+        if variant.avg_down and (plan.stride > 1 or plan.dilation > 1):
+            p = self.pool("avg_pool", f"{path}.downsample.pool", p, kernel=2, stride=plan.stride,
+                          same=plan.dilation > 1)
+        stride = 1 if variant.avg_down else plan.stride
         return self.conv(f"{path}.downsample.conv", p, plan.c_out, stride=stride)
 
     def conv(self, path: str, source: str, c_out: int, kernel: int = 1, stride: int = 1,
@@ -300,27 +288,22 @@ class _Builder:
                     conv_padding(kernel, stride, dilation), dilation, bias)
         return self.append(step, "linear" if path == "head.fc" else "conv")
 
-    def pool(self, kind: str, path: str, source: str, **geometry: int) -> str:
+    def pool(self, kind: str, path: str, source: str, times: int = 1, **geometry: int) -> str:
         channels = self.channels[source]
-        return self.append(Step(kind, path, source, channels, channels, **geometry), kind)
-
-    def global_pool(self, path: str, source: str, twice: bool) -> str:
-        channels = self.channels[source]
-        step = Step("global_pool", path, source, channels, channels * (2 if twice else 1))
-        return self.append(step, "global_pool")
+        return self.append(Step(kind, path, source, channels, times * channels, **geometry), kind)
 
     def norm_act(self, path: str, source: str) -> str:
-        """A batch norm and its ReLU: the end of the step that makes `source`, or a step of its own."""
+        """A batch norm and its ReLU: the end of the step that makes `source`, or its own step."""
         channels = self.channels[source]
         if not self.fold_norms:
             return self.append(Step("norm", path, source, channels, channels), "norm")
-        i = next(i for i, step in enumerate(self.steps) if step.raw == source)
-        self.steps[i] = replace(self.steps[i], norm=path)
-        return self.name(path, "norm", self.steps[i].path, channels)
+        step = self.maker(source)
+        self.steps[self.steps.index(step)] = replace(step, norm=path)
+        return self.name(path, "norm", step.path, channels)
 
     def add(self, block: str, result: str, shortcut: str) -> str:
         """A block's sum. Its step moves behind what it adds."""
-        step = next(step for step in self.steps if step.path == result)
+        step = self.maker(result)
         self.steps.remove(step)
         self.steps.append(replace(step, shortcut=shortcut, block=block))
         return self.name(block, "sum", result, step.c_out)
@@ -328,10 +311,14 @@ class _Builder:
     def alias(self, path: str, layer: str) -> None:
         """A second name for a layer."""
         self.aliases[path] = layer
-        self.name(path, "sum", next(step.path for step in self.steps if step.raw == layer),
-                  self.channels[layer])
+        self.name(path, "sum", self.maker(layer).path, self.channels[layer])
+
+    def maker(self, layer: str) -> Step:
+        """The step that makes a raw layer."""
+        return next(step for step in self.steps if step.raw == layer)
 
     def append(self, step: Step, kind: str) -> str:
+        """Write down a step, and its output."""
         self.steps.append(step)
         return self.name(step.path, kind, step.path, step.c_out)
 

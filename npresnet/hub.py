@@ -29,8 +29,13 @@ def fetch(architecture: str, tag: str) -> Path:
         raise DownloadError(f"no weights were published for {architecture}; "
                             f"published are {', '.join(PRETRAINED)}. Or {_INSTEAD}")
     try:
-        from huggingface_hub import (constants, get_hf_file_metadata, hf_hub_download, hf_hub_url,
-                                     try_to_load_from_cache)
+        from huggingface_hub import (
+            constants,
+            get_hf_file_metadata,
+            hf_hub_download,
+            hf_hub_url,
+            try_to_load_from_cache,
+        )
     except ImportError:
         raise MissingDependencyError(f"fetching {name} needs the extra 'hub': "
                                      f"pip install 'npresnet[hub]'. Or {_INSTEAD}") from None

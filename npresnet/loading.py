@@ -1,4 +1,5 @@
-"""From a file to a model's tensors: which file, whether its tensors fit, a new head, other input channels.
+"""From a file to a model's tensors: which file, whether its tensors fit, a new head, other input
+channels.
 
 `weights.py` reads and writes the files; here their tensors meet the network that they are for. What
 doesn't fit is said before anything is used, and nothing is half-loaded.
@@ -51,19 +52,19 @@ def classes_in(tensors: Mapping[str, np.ndarray], default: int) -> int:
 
 def fit_tensors(tensors: Mapping[str, np.ndarray], graph: Graph, source: str, in_file: int,
                 seed: int) -> dict[str, np.ndarray]:
-    """The tensors of a file, made fit for `graph`, as timm does: without its classifier for `in_file`
-    classes if others are wanted (then a random one from `seed`, with a warning), the first convolution
-    adapted to the number of channels.
+    """The tensors of a file, made fit for `graph`, as timm does: without its classifier for
+    `in_file` classes if others are wanted (then a random one from `seed`, with a warning), the
+    first convolution adapted to the number of channels.
 
     Raises WeightsError, naming `source`, if they don't fit.
     """
     shapes, tensors = graph.parameter_shapes(), dict(tensors)
-    if graph.num_classes != in_file:                        # the trunk is kept, the classifier is not
+    if graph.num_classes != in_file:                        # only the trunk is kept
         tensors = {n: t for n, t in tensors.items() if not n.startswith("head.fc.")}
         tensors |= initial_state({n: s for n, s in shapes.items() if n.startswith("head.")}, seed)
         if graph.num_classes:
-            warnings.warn(f"{source} has {in_file} classes, {graph.num_classes} were asked for: the "
-                          "classifier is randomly initialised", stacklevel=3)
+            warnings.warn(f"{source} has {in_file} classes, {graph.num_classes} were asked for: "
+                          "the classifier is randomly initialised", stacklevel=3)
     elif graph.global_pool == "catavgmax":
         _check_inputs(tensors.get("head.fc.weight"), shapes["head.fc.weight"], source)
     first = f"{graph.steps[0].path}.weight"
@@ -73,7 +74,8 @@ def fit_tensors(tensors: Mapping[str, np.ndarray], graph: Graph, source: str, in
 
 
 def _check_inputs(head: np.ndarray | None, shape: Shape, source: str) -> None:
-    """A classifier for an average pool can't follow "catavgmax", which gives it twice the inputs."""
+    """A classifier for an average pool can't follow "catavgmax", which gives it twice the
+    inputs."""
     if head is not None and head.shape == (shape[0], shape[1] // 2, 1, 1):
         raise WeightsError(f"{source}: head.fc.weight: global_pool='catavgmax' doubles the "
                            f"classifier's inputs, expected shape {shape}, found {head.shape}; give "

@@ -1,7 +1,8 @@
 """The model: what a user holds. It keeps the tensors, checks what comes in, and hands the work on.
 
-The forward pass itself stands in `network.py`; what runs it is a backend (`backend.py`), and the layers
-that it is asked for are those of `graph.py`. Names and behaviour are timm's (`timm/models/resnetv2.py`).
+The forward pass itself stands in `network.py`; what runs it is a backend (`backend.py`), and the
+layers that it is asked for are those of `graph.py`. Names and behaviour are timm's
+(`timm/models/resnetv2.py`).
 
 Axes: N pictures, C channels, H×W pixels, K classes.
 """
@@ -28,22 +29,22 @@ class IncompatibleKeys(NamedTuple):
 
 
 class ResNetV2:
-    """A ResNetV2 with its tensors, for inference. Made by `create_model`; called like a function, from
-    any number of threads.
+    """A ResNetV2 with its tensors, for inference. Made by `create_model`; called like a function,
+    from any number of threads.
 
     variant: which network. cfg: its pretrained_cfg. params: tensors that `check_weights` passed,
     default random ones from `seed`. For the rest see `create_model`.
 
-    Attributes: pretrained_cfg (how its weights want pictures, timm's keys), feature_info, num_features
-    (channels of the last feature map), head_hidden_size (width of an embedding), num_classes, in_chans,
-    global_pool, backend, graph (the network as data).
+    Attributes: pretrained_cfg (how its weights want pictures, timm's keys), feature_info,
+    num_features (channels of the last feature map), head_hidden_size (width of an embedding),
+    num_classes, in_chans, global_pool, backend, graph (the network as data).
     """
 
     def __init__(self, variant: Variant, cfg: Mapping[str, Any], *, num_classes: int,
                  features_only: bool = False, out_indices: int | Sequence[int] | None = None,
-                 global_pool: str = "avg", in_chans: int = 3, output_stride: int = 32, seed: int = 0,
-                 backend: str = "auto", exact: bool = False, num_threads: int | None = None,
-                 params: dict[str, np.ndarray] | None = None):
+                 global_pool: str = "avg", in_chans: int = 3, output_stride: int = 32,
+                 seed: int = 0, backend: str = "auto", exact: bool = False,
+                 num_threads: int | None = None, params: dict[str, np.ndarray] | None = None):
         if in_chans < 1:
             raise ValueError(f"in_chans must be at least 1, not {in_chans}")
         if out_indices is not None and not features_only:
@@ -60,8 +61,10 @@ class ResNetV2:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, not {num_threads}")
         if num_threads is not None and "num_threads" not in BACKENDS[self.backend].options:
-            raise ValueError(f"num_threads is for the numba backend, not for {self.backend} (NumPy takes "
-                             "its threads from the environment variable OPENBLAS_NUM_THREADS)")
+            those = [name for name, entry in BACKENDS.items() if "num_threads" in entry.options]
+            raise ValueError(f"num_threads is for the backend {', '.join(those)}, not for "
+                             f"{self.backend} (NumPy takes its threads from the environment "
+                             "variable OPENBLAS_NUM_THREADS)")
         shapes = self.graph.parameter_shapes()
         self._set_params(initial_state(shapes, seed) if params is None else params)
 
@@ -74,8 +77,8 @@ class ResNetV2:
     def forward(self, x: Any) -> Any:
         """Pictures (N, C, H, W) float32 → logits (N, num_classes).
 
-        A model made with num_classes=0 gives embeddings (N, 2048), one made with features_only=True a
-        list of feature maps. x may be read-only or non-contiguous and is left as it is.
+        A model made with num_classes=0 gives embeddings (N, 2048), one made with features_only=True
+        a list of feature maps. x may be read-only or non-contiguous and is left as it is.
         Raises ValueError on another rank, dtype or channel count.
         """
         if self.features_only:
@@ -85,13 +88,13 @@ class ResNetV2:
         return self._flat(y)
 
     def forward_features(self, x: Any) -> Any:
-        """Pictures (N, C, H, W) float32 → the last feature map (N, 2048, H/32, W/32), after the final
-        batch norm and ReLU."""
+        """Pictures (N, C, H, W) float32 → the last feature map (N, 2048, H/32, W/32), after the
+        final batch norm and ReLU."""
         return self._engine.maps(self._check_pictures(x), ["norm"])[0]
 
     def forward_head(self, features: Any, pre_logits: bool = False) -> Any:
-        """Last feature map (N, 2048, P, Q) float32 → logits (N, num_classes), or with `pre_logits` the
-        embedding (N, 2048).
+        """Last feature map (N, 2048, P, Q) float32 → logits (N, num_classes), or with `pre_logits`
+        the embedding (N, 2048).
 
         Raises ValueError on another rank, dtype or channel count.
         """
@@ -104,10 +107,10 @@ class ResNetV2:
                               intermediates_only: bool = False) -> Any:
         """The last feature map and a list of the five raw ones, or of those that `indices` picks.
 
-        indices: None for all, n for the last n, or a sequence of numbers (negative ones count from the
-        end); maps come in the network's order. norm: batch norm and ReLU on the fifth map. stop_early:
-        run no stage behind the last map asked for (the first of the returned pair is then that stage's
-        raw output). intermediates_only: return the list alone.
+        indices: None for all, n for the last n, or a sequence of numbers (negative ones count from
+        the end); maps come in the network's order. norm: batch norm and ReLU on the fifth map.
+        stop_early: run no stage behind the last map asked for (the first of the returned pair is
+        then that stage's raw output). intermediates_only: return the list alone.
         Raises ValueError on bad indices or pictures.
         """
         take = take_indices(len(self.feature_info), indices)
@@ -119,8 +122,8 @@ class ResNetV2:
         return end, maps
 
     def trace(self, x: Any) -> dict[str, np.ndarray]:
-        """The output of every layer that the backend computes, for pictures (N, C, H, W): timm module
-        path → array, in forward order.
+        """The output of every layer that the backend computes, for pictures (N, C, H, W): timm
+        module path → array, in forward order.
 
         `normN` and `norm` include their ReLU, `stages.0.blocks.0` is the block's sum,
         `head.global_pool` and `head.fc` keep their 1×1 pixels, all as a hook on timm's modules sees
@@ -130,7 +133,7 @@ class ResNetV2:
         return self._engine.trace(self._check_pictures(x), self._last)
 
     def eval(self) -> ResNetV2:
-        """Itself: there is no other mode. Batch norm always uses the statistics kept from training."""
+        """Itself: there is no other mode. Batch norm always uses statistics kept from training."""
         return self
 
     # --- its tensors ------------------------------------------------------------------------------
@@ -141,11 +144,11 @@ class ResNetV2:
 
     def load_state_dict(self, state_dict: Mapping[str, np.ndarray],
                         strict: bool = True) -> IncompatibleKeys:
-        """Take over tensors in timm's names, all or none. With strict=False some may be missing or left
-        over.
+        """Take over tensors in timm's names, all or none. With strict=False some may be missing or
+        left over.
 
-        Raises WeightsError if a tensor is missing, unexpected, mis-shaped, not floating-point, or holds
-        NaN or Inf.
+        Raises WeightsError if a tensor is missing, unexpected, mis-shaped, not floating-point, or
+        holds NaN or Inf.
         """
         shapes = self.graph.parameter_shapes()
         checked = check_weights(state_dict, shapes, "state dict", strict=strict)
@@ -154,16 +157,17 @@ class ResNetV2:
         return IncompatibleKeys(missing, [name for name in state_dict if name not in shapes])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file with timm's names, which timm and `create_model(weights=path)` load.
-        It appears whole or not at all.
+        """Write a safetensors file with timm's names, which timm and `create_model(weights=path)`
+        load. It appears whole or not at all.
 
         Raises WeightsError if it can't be written.
         """
         write_weights(path, self._params)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new, randomly initialised classifier of `num_classes` (0 for none) on the trunk, and
-        change the global pool. Raises ValueError on a bad number or pool, and changes nothing then."""
+        """Put a new, randomly initialised classifier of `num_classes` (0 for none) on the trunk,
+        and change the global pool. Raises ValueError on a bad number or pool, and changes nothing
+        then."""
         self._set_head(num_classes, self.global_pool if global_pool is None else global_pool)
         trunk = {n: array for n, array in self._params.items() if not n.startswith("head.")}
         shapes = self.graph.parameter_shapes()
@@ -181,8 +185,9 @@ class ResNetV2:
     def plan(self, input_size: tuple[int, int, int] | None = None) -> Any:
         """What the numba backend does with a picture of `input_size` (C, H, W; default: the model's
         own), layer by layer: algorithm, tile, GFLOP, and the time it takes here and now
-        (`npresnet.fast.report.PlanReport`); or what the cuda backend launches, what that should take,
-        and takes (`cuda_kernels.performance.Forecast`). Raises ValueError on the numpy backend."""
+        (`npresnet.fast.report.PlanReport`); or what the cuda backend launches, what that should
+        take, and takes (`cuda_kernels.performance.Forecast`). Raises ValueError on the numpy
+        backend."""
         return self._engine.plan(tuple(input_size or self._own_size()))
 
     def summary(self, input_size: tuple[int, int, int] | None = None) -> Any:
@@ -193,8 +198,9 @@ class ResNetV2:
 
     def __repr__(self) -> str:
         classes = f"{self.num_classes} classes" if self.num_classes else "embeddings"
-        return (f"<npresnet.ResNetV2 {self.variant.name}, {count_parameters(self.graph):,} parameters, "
-                f"{'feature maps' if self.features_only else classes}, backend {self.backend}>")
+        gives = "feature maps" if self.features_only else classes
+        return (f"<npresnet.ResNetV2 {self.variant.name}, {count_parameters(self.graph):,} "
+                f"parameters, {gives}, backend {self.backend}>")
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -251,10 +257,12 @@ class ResNetV2:
         return x
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_made"}
+        made_again = ("_made", "graph")
+        return {name: value for name, value in self.__dict__.items() if name not in made_again}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._set_head(self.num_classes, self.global_pool)
         for array in self._params.values():
             array.flags.writeable = False
         self._set_params(self._params)
@@ -263,35 +271,35 @@ class ResNetV2:
 def create_model(name: str, *, pretrained: bool = False,
                  weights: str | os.PathLike[str] | None = None, num_classes: int | None = None,
                  features_only: bool = False, out_indices: int | Sequence[int] | None = None,
-                 global_pool: str = "avg", in_chans: int = 3, output_stride: int = 32, seed: int = 0,
-                 backend: str = "auto", exact: bool = False,
+                 global_pool: str = "avg", in_chans: int = 3, output_stride: int = 32,
+                 seed: int = 0, backend: str = "auto", exact: bool = False,
                  num_threads: int | None = None) -> ResNetV2:
     """A ResNetV2 by timm's name, with published weights, weights of your own, or random ones.
 
-    name: "resnetv2_50.a1h_in1k", "resnetv2_50", … (`list_models`), or "demo", the small trained network
-        inside the package.
-    pretrained: fetch timm's weights from the Hugging Face Hub (extra `hub`), or take them from its cache.
-    weights: a safetensors file with timm's names instead. With neither, He initialisation from `seed`;
-        "demo" is always trained.
-    num_classes: 0 for embeddings; default as many as the weights have, or 1000. Another number than the
-        weights' keeps the trunk and puts a new, randomly initialised classifier on it, as timm does
-        (with a warning).
-    features_only: the model returns a list of raw feature maps; out_indices picks some (n for the last
-        n, negatives allowed).
-    global_pool: "avg", "max", "avgmax", "catavgmax" or "" (none). in_chans: picture channels; weights
-        for 3 are adapted as timm does.
+    name: "resnetv2_50.a1h_in1k", "resnetv2_50", … (`list_models`), or "demo", the small trained
+        network inside the package.
+    pretrained: fetch timm's weights from the Hugging Face Hub (extra `hub`), or take them from its
+        cache. weights: a safetensors file with timm's names instead. With neither, He
+        initialisation from `seed`; "demo" is always trained.
+    num_classes: 0 for embeddings; default as many as the weights have, or 1000. Another number than
+        the weights' keeps the trunk and puts a new, randomly initialised classifier on it, as timm
+        does (with a warning).
+    features_only: the model returns a list of raw feature maps; out_indices picks some (n for the
+        last n, negatives allowed).
+    global_pool: "avg", "max", "avgmax", "catavgmax" or "" (none). in_chans: picture channels;
+        weights for 3 are adapted as timm does.
     output_stride: 32, 16 or 8: keep more pixels in the last stages by dilating their kernels.
-    backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles for
-        some seconds), "cuda" runs on a GPU (extra `cuda`); "auto" takes the environment variable
-        NPRESNET_BACKEND, else "cuda" where that can run, else "numba".
+    backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles
+        for some seconds), "cuda" runs on a GPU (extra `cuda`); "auto" takes the environment
+        variable NPRESNET_BACKEND, else "cuda" where that can run, else "numba".
     exact: no Winograd convolutions, which the numba backend uses where they are faster; the others
         never do.
-    num_threads: of the numba backend, default NUMBA_NUM_THREADS, else one a core; it takes no more than
-        there are cores. NumPy's matrix product has its own setting, OPENBLAS_NUM_THREADS.
+    num_threads: of the numba backend, default NUMBA_NUM_THREADS, else one a core; it takes no more
+        than there are cores. NumPy's matrix product has its own setting, OPENBLAS_NUM_THREADS.
 
-    Raises ValueError on an unknown name or a bad argument, WeightsError on unfit weights, DownloadError
-    and MissingDependencyError if published weights can't be had, DeviceError if backend="cuda" finds no
-    GPU that it can use.
+    Raises ValueError on an unknown name or a bad argument, WeightsError on unfit weights,
+    DownloadError and MissingDependencyError if published weights can't be had, DeviceError if
+    backend="cuda" finds no GPU that it can use.
     """
     source = find_source(name, pretrained, weights)
     options: dict[str, Any] = dict(

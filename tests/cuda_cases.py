@@ -15,10 +15,10 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from cuda_convolutions import fuzz, im2col, implicit, naive, network_rung, shared_out  # noqa: E402
-from cuda_layers import layouts, norms, pools  # noqa: E402
-from cuda_memory import stricter_simulator  # noqa: E402
-from cuda_networks import basic_blocks, bottlenecks, heads  # noqa: E402
+from cuda_convolutions import fuzz, im2col, implicit, naive, network_rung, shared_out
+from cuda_layers import layouts, norms, pools
+from cuda_memory import stricter_simulator
+from cuda_networks import basic_blocks, bottlenecks, heads
 
 # `test_cuda.py` reads these names from the text, because not every machine has numba-cuda.
 CASES = {case.__name__: case for case in (

@@ -116,11 +116,11 @@ def test_the_table():
                Result("numpy", 8, "f32", "numpy 3", ((5.0,),), 50.0, 0.0))
     measurement = Measurement("tiny", (3, 32, 40), 1, "a processor", results, ())
     assert [line.split() for line in str(measurement).splitlines() if "─" not in line] == [
-        "tiny, pictures of 3×32×40, 1 thread, a processor".split(),
-        "contender batch ms a picture quartiles numba takes max Δ memory".split(),
-        "numba 1 3.00 2.50–3.50 1.00 of it 1.0e-06 100 MB".split(),
-        "openvino-default (bf16) 1 4.00 4.00–4.00 0.75 of it 1.0e-02 –".split(),
-        "numpy 8 5.00 5.00–5.00 – 0.0e+00 50 MB".split(),
+        ["tiny,", "pictures", "of", "3×32×40,", "1", "thread,", "a", "processor"],
+        ["contender", "batch", "ms", "a", "picture", "quartiles", "numba", "takes", "max", "Δ", "memory"],
+        ["numba", "1", "3.00", "2.50–3.50", "1.00", "of", "it", "1.0e-06", "100", "MB"],
+        ["openvino-default", "(bf16)", "1", "4.00", "4.00–4.00", "0.75", "of", "it", "1.0e-02", "–"],
+        ["numpy", "8", "5.00", "5.00–5.00", "–", "0.0e+00", "50", "MB"],
         f"npresnet {npresnet.__version__}, numba 1, openvino 2, numpy 3".split()]
     assert measurement.as_dict()["results"][0] == dict(
         contender="numba", batch=1, precision="f32", version="numba 1", ms=((2.0, 4.0), (3.0,)), memory_mb=100.4, max_delta=1e-6,

@@ -1,7 +1,9 @@
-"""What users call, against PyTorch: whole networks at whole depth, with every option, on every backend.
+"""What users call, against PyTorch: whole networks at whole depth, with every option, on every
+backend.
 
-`trace` runs a plan of its own, which keeps every layer. What is fused, shared and left out shows only
-in the calls themselves: `model(x)`, `forward_features`, `forward_intermediates`, `forward_head`.
+`trace` runs a plan of its own, which keeps every layer. What is fused, shared and left out shows
+only in the calls themselves: `model(x)`, `forward_features`, `forward_intermediates`,
+`forward_head`.
 """
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Compiled code on disk: after any change to a source that goes into it, the old code never runs."""
+"""Compiled code on disk: after any change to a source that goes into it, the old code never
+runs."""
 from __future__ import annotations
 
 import json

@@ -10,8 +10,8 @@ import pytest
 from helpers import random_pictures
 
 import npresnet
-from npresnet.model import ResNetV2
 from npresnet.graph import build_graph
+from npresnet.model import ResNetV2
 from npresnet.variants import VARIANTS, pretrained_cfg
 
 needs_numba_cuda = pytest.mark.skipif(

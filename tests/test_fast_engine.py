@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import npresnet
 from npresnet.fast import plan
 from npresnet.fast.engine import Engine
-from npresnet.network import Network
 from npresnet.graph import build_graph
+from npresnet.network import Network
 from npresnet.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import (BACKENDS, LAYER_TOLERANCE, LOGITS_TOLERANCE, assert_close, random_pictures,
-                     random_state)
+from helpers import (
+    BACKENDS,
+    LAYER_TOLERANCE,
+    LOGITS_TOLERANCE,
+    assert_close,
+    random_pictures,
+    random_state,
+)
 from twins import assert_layers, pair, torch_run, torch_trace
 
 import npresnet

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_close, random_pictures
-from tiny_weights import CLASSES, X, assert_same_state, error_of, tiny_model
-from tiny_weights import file_fixture, state_fixture, tiny_variants  # noqa: F401
+from tiny_weights import (
+    CLASSES,
+    X,
+    assert_same_state,
+    error_of,
+    file_fixture,
+    state_fixture,
+    tiny_model,
+    tiny_variants,
+)
 
 from npresnet import create_model, read_weights, write_weights
 

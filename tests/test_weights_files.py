@@ -9,9 +9,21 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import assert_close, unprivileged
-from tiny_weights import CLASSES, TINY, X, assert_same_state, by_hand, entry, error_of
-from tiny_weights import file_fixture, state_fixture, tiny_variants  # noqa: F401
-from tiny_weights import tiny_model, tiny_state, tiny_twin
+from tiny_weights import (
+    CLASSES,
+    TINY,
+    X,
+    assert_same_state,
+    by_hand,
+    entry,
+    error_of,
+    file_fixture,
+    state_fixture,
+    tiny_model,
+    tiny_state,
+    tiny_twin,
+    tiny_variants,
+)
 from torch_twin import randomise
 
 from npresnet import create_model, read_weights, write_weights

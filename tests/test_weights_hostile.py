@@ -11,8 +11,15 @@ import torch
 from helpers import unprivileged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_weights import assert_same_state, by_hand, entry, error_of
-from tiny_weights import file_fixture, state_fixture, tiny_variants  # noqa: F401
+from tiny_weights import (
+    assert_same_state,
+    by_hand,
+    entry,
+    error_of,
+    file_fixture,
+    state_fixture,
+    tiny_variants,
+)
 
 from npresnet import WeightsError, create_model, read_weights, write_weights
 from npresnet.errors import printable

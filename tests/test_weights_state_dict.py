@@ -7,8 +7,18 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from tiny_weights import CLASSES, TINY, X, assert_same_state, error_of, tiny_model, tiny_state
-from tiny_weights import file_fixture, state_fixture, tiny_variants  # noqa: F401
+from tiny_weights import (
+    CLASSES,
+    TINY,
+    X,
+    assert_same_state,
+    error_of,
+    file_fixture,
+    state_fixture,
+    tiny_model,
+    tiny_state,
+    tiny_variants,
+)
 
 from npresnet import create_model, read_weights
 from npresnet.graph import build_graph

@@ -4,8 +4,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_weights import X, by_hand, entry, error_of, tiny_model
-from tiny_weights import file_fixture, state_fixture, tiny_variants  # noqa: F401
+from tiny_weights import (
+    X,
+    by_hand,
+    entry,
+    error_of,
+    file_fixture,
+    state_fixture,
+    tiny_model,
+    tiny_variants,
+)
 
 from npresnet import create_model, demo, read_weights, write_weights
 

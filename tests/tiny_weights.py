@@ -14,8 +14,8 @@ from helpers import random_pictures, random_state
 from torch_twin import TorchResNetV2
 
 from npresnet import WeightsError, write_weights
-from npresnet.model import ResNetV2
 from npresnet.graph import build_graph
+from npresnet.model import ResNetV2
 from npresnet.variants import BASIC, VARIANTS, Variant, pretrained_cfg
 
 TINY = Variant("tiny", (1, 1, 1, 1), BASIC, width=0.125)

@@ -6,8 +6,18 @@ import argparse
 import numpy as np
 
 from ..errors import WeightsError, printable
-from .common import (DONE, FAILED, add_model, add_pictures, find_pictures, load_model,
-                     model_transform, positive, print_json, read_pictures)
+from .common import (
+    DONE,
+    FAILED,
+    add_model,
+    add_pictures,
+    find_pictures,
+    load_model,
+    model_transform,
+    positive,
+    print_json,
+    read_pictures,
+)
 
 HELP = "name what is on pictures"
 EXAMPLE = "npresnet classify --model demo photo.jpg holiday/"

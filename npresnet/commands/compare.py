@@ -5,8 +5,17 @@ import argparse
 
 from ..backend import BACKENDS
 from ..errors import printable
-from .common import (DONE, FAILED, add_model, add_pictures, find_pictures, load_model,
-                     model_transform, print_json, read_pictures)
+from .common import (
+    DONE,
+    FAILED,
+    add_model,
+    add_pictures,
+    find_pictures,
+    load_model,
+    model_transform,
+    print_json,
+    read_pictures,
+)
 
 HELP = "compare two implementations layer by layer on pictures"
 EXAMPLE = "npresnet compare --model demo --against timm photo.jpg"

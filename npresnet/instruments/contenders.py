@@ -74,7 +74,7 @@ def start_pytorch(job: dict) -> Started:
     from safetensors.torch import load_file
 
     sys.path.insert(0, job["peers"])
-    from torch_twin import TorchResNetV2                          # a file of that folder
+    from torch_twin import TorchResNetV2  # a file of that folder
 
     torch.set_num_threads(job["threads"])
     network = TorchResNetV2(**read_peers(job["peers"])["network"]).eval()

@@ -8,8 +8,8 @@ from typing import Any
 class Announcement:
     """Tells the user what takes so long, when Numba begins to compile `what`.
 
-    A listener for Numba's events, or for numba-cuda's, which has a copy of them: register it with the
-    `Listener` of either.
+    A listener for Numba's events, or for numba-cuda's, which has a copy of them: register it with
+    the `Listener` of either.
     """
 
     def __init__(self, what: str):
@@ -18,6 +18,6 @@ class Announcement:
     def notify(self, event: Any) -> None:
         """Called when something begins or has ended; the first time it says so."""
         if event.is_start and not self.told:
-            print(f"npresnet: compiling {self.what} for this machine; this takes some seconds, once",
-                  file=sys.stderr, flush=True)
+            print(f"npresnet: compiling {self.what} for this machine; this takes some seconds, "
+                  "once", file=sys.stderr, flush=True)
             self.told = True

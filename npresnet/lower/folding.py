@@ -1,4 +1,5 @@
-"""A batch norm as one multiplication and one addition a channel, to be folded into what comes before."""
+"""A batch norm as one multiplication and one addition a channel, to be folded into what comes
+before."""
 from __future__ import annotations
 
 from collections.abc import Mapping

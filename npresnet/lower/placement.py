@@ -1,8 +1,9 @@
-"""One workspace for all activations: where each lies, so that none overlaps one in use at the same time.
+"""One workspace for all activations: where each lies, so that none overlaps one in use at the same
+time.
 
-Tensors that are never needed at the same time share a place. That is less for the memory's size than
-for its speed: what was used a moment ago is still in the cache, a new place has to be fetched from
-memory before it is written to.
+Tensors that are never needed at the same time share a place. That is less for the memory's size
+than for its speed: what was used a moment ago is still in the cache, a new place has to be fetched
+from memory before it is written to.
 
 Source: Pisarchyk & Lee 2020, "Efficient Memory Management for Deep Neural Net Inference", arXiv
 2001.03288 (greedy by size).
@@ -12,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-FOREVER = 1 << 30                                                 # when a tensor is in use to the end
+FOREVER = 1 << 30                                                 # in use to the end
 
 
 class Placed(Protocol):
-    """What wants a place: `size` floats, in use from operation `first` to `last`; gets its `base`."""
+    """What wants a place: `size` floats, in use from operation `first` to `last`; gets its
+    `base`."""
     first: int
     last: int
     base: int

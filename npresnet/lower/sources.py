@@ -1,8 +1,9 @@
 """A digest of sources, by which compiled code is known on disk.
 
-Numba keeps compiled functions on disk and looks at the one file in which a function stands. Ours are
-emitted by other files of their package and call functions that stand there. So each compiled function
-carries a digest of all of them in its name: after an edit or an upgrade its old code isn't found.
+Numba keeps compiled functions on disk and looks at the one file in which a function stands. Ours
+are emitted by other files of their package and call functions that stand there. So each compiled
+function carries a digest of all of them in its name: after an edit or an upgrade its old code isn't
+found.
 """
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from importlib.resources import files
 
 @cache
 def digest(package: str) -> str:
-    """Eight hexadecimal digits that change with the name or the contents of any source of `package`.
+    """Eight hexadecimal digits that change with the name or the contents of any source of
+    `package`.
 
     package: its full name, "npresnet.fast". Its subpackages don't count.
     """

@@ -11,8 +11,15 @@ textbook loops, there to learn from and to test against. Every operation follows
 from .conv import conv2d, conv2d_naive, im2col, output_size
 from .linear import linear, softmax, topk
 from .norm import batch_norm, relu
-from .pool import (avg_pool2d, avg_pool2d_naive, global_avg_pool, global_max_pool, global_pool,
-                   max_pool2d, max_pool2d_naive)
+from .pool import (
+                   avg_pool2d,
+                   avg_pool2d_naive,
+                   global_avg_pool,
+                   global_max_pool,
+                   global_pool,
+                   max_pool2d,
+                   max_pool2d_naive,
+)
 
 __all__ = ["avg_pool2d", "avg_pool2d_naive", "batch_norm", "conv2d", "conv2d_naive",
            "global_avg_pool", "global_max_pool", "global_pool", "im2col", "linear", "max_pool2d",

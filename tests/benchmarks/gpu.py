@@ -32,13 +32,12 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
-from helpers import random_pictures, random_state  # noqa: E402
+from helpers import random_pictures, random_state
 
-import npresnet  # noqa: E402
-from npresnet.table import format_table  # noqa: E402
+import npresnet
 from npresnet.graph import build_graph
-from npresnet.graph import build_graph  # noqa: E402
-from npresnet.variants import VARIANTS  # noqa: E402
+from npresnet.table import format_table
+from npresnet.variants import VARIANTS
 
 CONTENDERS = ("cuda", "cuda-device", "torch", "torch-tf32", "torch-device", "torch-device-tf32",
               "torch-graph")

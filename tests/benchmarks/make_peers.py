@@ -26,10 +26,10 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
-from helpers import LOGITS_TOLERANCE, assert_close, random_pictures, random_state  # noqa: E402
-import torch_twin  # noqa: E402
+import torch_twin
+from helpers import LOGITS_TOLERANCE, assert_close, random_pictures, random_state
 
-import npresnet  # noqa: E402
+import npresnet
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ from timm.data import create_transform
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
-from helpers import awkward_picture, random_pictures, random_state  # noqa: E402
-from test_preprocessing import CONFIGS, SIZES, as_mode  # noqa: E402
+from helpers import awkward_picture, random_pictures, random_state
+from test_preprocessing import CONFIGS, SIZES, as_mode
 
-from npresnet.variants import VARIANTS  # noqa: E402
+from npresnet.variants import VARIANTS
 
 SEED, SHAPE, SAMPLES = 7, (2, 3, 65, 97), 16
 LAYERS = ("Conv2d", "BatchNormAct2d", "MaxPool2d", "AvgPool2d", "SelectAdaptivePool2d",

@@ -12,8 +12,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
-import npresnet  # noqa: E402
-from npresnet.data import create_transform, load_image, resolve_model_data_config  # noqa: E402
+import npresnet
+from npresnet.data import create_transform, load_image, resolve_model_data_config
 
 
 def main():

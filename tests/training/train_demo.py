@@ -32,7 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from torch_twin import TorchResNetV2  # noqa: E402
+from torch_twin import TorchResNetV2
 
 RECIPE = dict(seed=0, epochs=130, small_epochs=80, small_px=96, px=128, batch=64, lr=0.08,
               momentum=0.9, weight_decay=5e-4, warmup=5, label_smoothing=0.1, mixup=0.2, cutmix=1.0,
