@@ -1,4 +1,6 @@
-"""Live parity with the real timm: names, shapes, every layer, every entry point, preprocessing. Skipped, visibly, without timm.
+"""Live parity with the real timm: names, shapes, every layer, every entry point, preprocessing.
+
+Skipped, visibly, without timm.
 
     pip install 'npresnet[parity]' && python -m pytest tests/test_timm_parity.py
 """
@@ -9,23 +11,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import (
-    BACKENDS,
-    LAYER_TOLERANCE,
-    LOGITS_TOLERANCE,
-    assert_close,
-    awkward_picture,
-    random_pictures,
-    random_state,
-)
+from helpers import (BACKENDS, LAYER_TOLERANCE, LOGITS_TOLERANCE, assert_close, awkward_picture,
+                     random_pictures, random_state)
 from PIL import Image
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'npresnet[parity]'")
 import torch
 
-import npresnet
-from npresnet.model import ResNetV2
-from npresnet.variants import PRETRAINED, VARIANTS, find_variant, pretrained_cfg
+import npresnet  # noqa: E402
+from npresnet.model import ResNetV2  # noqa: E402
+from npresnet.variants import PRETRAINED, VARIANTS, pretrained_cfg  # noqa: E402
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -34,35 +29,49 @@ def pair(name, backend, width=0.125, seed=3, **options):
     """npresnet's model and timm's with the same random tensors."""
     twin = timm.create_model(name, width_factor=width, **options).eval()
     variant = dataclasses.replace(VARIANTS[name], width=width)
-    model = ResNetV2(variant, pretrained_cfg(variant, "test"), backend=backend, **dict(num_classes=1000) | options)
-    state = random_state({key: tuple(value.shape) for key, value in twin.state_dict().items()}, seed)
+    options = dict(num_classes=1000) | options
+    model = ResNetV2(variant, pretrained_cfg(variant, "test"), backend=backend, **options)
+    shapes = {key: tuple(value.shape) for key, value in twin.state_dict().items()}
+    state = random_state(shapes, seed)
     model.load_state_dict(state)
     twin.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
     return model, twin
 
 
 def run(function, *arrays, **options):
+    """What a PyTorch function gives for NumPy arrays, as tensors."""
     with torch.no_grad():
         return function(*(torch.from_numpy(np.array(a)) for a in arrays), **options)
 
 
 def hooked(twin, x):
+    """Every module's output, by its path."""
     layers = {}
-    hooks = [m.register_forward_hook(lambda _m, _x, y, path=path: layers.__setitem__(path, y.numpy())) for path, m in twin.named_modules() if path]
+
+    def keep(path):
+        return lambda _module, _inputs, output: layers.__setitem__(path, output.numpy())
+
+    hooks = [m.register_forward_hook(keep(path)) for path, m in twin.named_modules() if path]
     run(twin, x)
-    [hook.remove() for hook in hooks]
+    for hook in hooks:
+        hook.remove()
     return layers
 
 
 def assert_layers(model, twin, x, backend):
-    """Every layer within tolerance of timm's, or of what timm computes in float64 where timm's own float32 strays almost that far:
-    random weights 152 layers deep can drive PyTorch's rounding alone past 4e-6."""
-    ours, theirs, tolerance = model.trace(x), hooked(twin, x), LAYER_TOLERANCE[backend]
+    """Assert that every layer is within tolerance of timm in float64, and of timm itself.
+
+    The latter is waived where timm's own float32 strays almost that far from its float64: random
+    weights 152 layers deep can drive PyTorch's rounding alone past 4e-6.
+    """
+    tolerance = LAYER_TOLERANCE[backend]
+    ours, theirs = model.trace(x), hooked(twin, x)
     truth = hooked(copy.deepcopy(twin).double(), x.astype(np.float64))
-    against_timm, to_truth, timms_own = (npresnet.compare(a, b, tolerance)
-                                         for a, b in ((ours, theirs), (ours, truth), ({path: theirs[path] for path in ours}, truth)))
-    print(f"{len(against_timm.layers)} layers: largest Δ to timm {against_timm.max_delta:.1e}, to timm in float64 {to_truth.max_delta:.1e} "
-          f"(timm's own {timms_own.max_delta:.1e})")
+    against_timm = npresnet.compare(ours, theirs, tolerance)
+    to_truth = npresnet.compare(ours, truth, tolerance)
+    timms_own = npresnet.compare({path: theirs[path] for path in ours}, truth, tolerance)
+    print(f"{len(against_timm.layers)} layers: largest Δ to timm {against_timm.max_delta:.1e}, "
+          f"to timm in float64 {to_truth.max_delta:.1e} (timm's own {timms_own.max_delta:.1e})")
     assert not against_timm.only_a and to_truth.first_divergence is None, str(to_truth)
     for layer, own in zip(against_timm.layers, timms_own.layers, strict=True):
         assert layer.max_delta <= tolerance or own.max_delta > 0.8 * tolerance, str(against_timm)
@@ -73,8 +82,9 @@ def assert_layers(model, twin, x, backend):
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_every_layer(name, shape, backend):
     model, twin = pair(name, backend)
-    assert list(model.state_dict()) == list(twin.state_dict())
-    assert all(model.state_dict()[key].shape == tuple(value.shape) for key, value in twin.state_dict().items())
+    mine, their = model.state_dict(), twin.state_dict()
+    assert list(mine) == list(their)
+    assert all(mine[key].shape == tuple(value.shape) for key, value in their.items())
     x = random_pictures(*shape)
     assert_layers(model, twin, x, backend)
     assert_close("logits", model(x), run(twin, x).numpy(), LOGITS_TOLERANCE[backend])
@@ -94,7 +104,8 @@ def test_output_stride(name, output_stride, backend):
     x = random_pictures(1, 3, 75, 66)
     assert_layers(model, twin, x, backend)
     for ours, theirs in zip(model.feature_info, twin.feature_info, strict=True):
-        assert {key: ours[key] for key in ("num_chs", "reduction", "module")} == {key: theirs[key] for key in ("num_chs", "reduction", "module")}
+        for key in ("num_chs", "reduction", "module"):
+            assert ours[key] == theirs[key], key
 
 
 @pytest.mark.parametrize("global_pool", ["avg", "max", "avgmax", "catavgmax", ""])
@@ -106,9 +117,11 @@ def test_heads(global_pool, num_classes, backend):
     features = run(twin.forward_features, x).numpy()
     assert_close("features", model.forward_features(x), features, LAYER_TOLERANCE[backend])
     for pre_logits in (False, True):
-        assert_close("head", model.forward_head(features, pre_logits), run(twin.forward_head, features, pre_logits=pre_logits).numpy(),
-                     LOGITS_TOLERANCE[backend])
-    assert (model.num_features, model.head_hidden_size) == (twin.num_features, twin.head_hidden_size)
+        got = model.forward_head(features, pre_logits)
+        want = run(twin.forward_head, features, pre_logits=pre_logits)
+        assert_close("head", got, want.numpy(), LOGITS_TOLERANCE[backend])
+    assert model.num_features == twin.num_features
+    assert model.head_hidden_size == twin.head_hidden_size
 
 
 @pytest.mark.parametrize("indices", [None, 1, 3, 5, [0], [-1], [3, 1], [-2, 0], (1, 2)], ids=str)
@@ -121,12 +134,19 @@ def test_intermediates_and_features_only(indices, backend):
         assert_close("last", last, want_last.numpy(), LAYER_TOLERANCE[backend])
         for a, b in zip(maps, want, strict=True):
             assert_close(str(options), a, b.numpy(), LAYER_TOLERANCE[backend])
+
     out = indices if indices is None or isinstance(indices, (list, tuple)) else None
     state = model.state_dict()
-    theirs = timm.create_model("resnetv2_50", width_factor=0.125, features_only=True, **({} if out is None else dict(out_indices=out))).eval()
-    theirs.load_state_dict({key.replace("stem.", "stem_", 1).replace("stages.", "stages_", 1): torch.from_numpy(np.array(value))
-                            for key, value in state.items()}, strict=False)
-    ours = ResNetV2(model.variant, model.pretrained_cfg, num_classes=0, features_only=True, out_indices=out, backend=backend)
+    options = dict() if out is None else dict(out_indices=out)
+    theirs = timm.create_model("resnetv2_50", width_factor=0.125, features_only=True, **options)
+    theirs.eval()
+    renamed = {}
+    for key, value in state.items():
+        flat = key.replace("stem.", "stem_", 1).replace("stages.", "stages_", 1)
+        renamed[flat] = torch.from_numpy(np.array(value))
+    theirs.load_state_dict(renamed, strict=False)
+    ours = ResNetV2(model.variant, model.pretrained_cfg, num_classes=0, features_only=True,
+                    out_indices=out, backend=backend)
     ours.load_state_dict(state, strict=False)
     for a, b in zip(ours(x), run(theirs, x), strict=True):
         assert_close("feature map", a, b.numpy(), LAYER_TOLERANCE[backend])
@@ -139,25 +159,29 @@ def test_intermediates_and_features_only(indices, backend):
 @pytest.mark.parametrize("name", list(PRETRAINED))
 @pytest.mark.parametrize("use_test_size", [False, True])
 def test_data_configuration_and_pixels(name, use_test_size, backend):
-    variant, tag = find_variant(name)
     theirs = timm.create_model(name)
     ours = npresnet.create_model(name, backend=backend)
     config = npresnet.data.resolve_model_data_config(ours, use_test_size=use_test_size)
     assert config == timm.data.resolve_model_data_config(theirs, use_test_size=use_test_size)
     cfg = theirs.pretrained_cfg
-    same = ("architecture", "tag", "num_classes", "input_size", "pool_size", "crop_pct", "interpolation", "mean", "std", "first_conv",
-            "classifier", "test_input_size", "test_crop_pct", "license")
-    assert {key: ours.pretrained_cfg.get(key) for key in same} == {key: cfg.get(key) for key in same}
-    mine, their = npresnet.data.create_transform(**config, is_training=False), timm.data.create_transform(**config, is_training=False)
-    for i, (w, h) in enumerate([(500, 375), (375, 500), (640, 427), (61, 300), (1, 7), (235, 236)]):
+    same = ("architecture", "tag", "num_classes", "input_size", "pool_size", "crop_pct",
+            "interpolation", "mean", "std", "first_conv", "classifier", "test_input_size",
+            "test_crop_pct", "license")
+    for key in same:
+        assert ours.pretrained_cfg.get(key) == cfg.get(key), key
+    mine = npresnet.data.create_transform(**config, is_training=False)
+    their = timm.data.create_transform(**config, is_training=False)
+    sizes = [(500, 375), (375, 500), (640, 427), (61, 300), (1, 7), (235, 236)]
+    for i, (w, h) in enumerate(sizes):
         picture = Image.fromarray(awkward_picture(w, h, seed=50 + i))
         np.testing.assert_allclose(mine(picture), their(picture).numpy(), rtol=0, atol=1e-7)
 
 
 def test_timm_loads_what_is_saved_here(tmp_path, backend):
     model = npresnet.create_model("resnetv2_18d", seed=5, backend=backend)
-    model.save(tmp_path / "saved.safetensors")
-    twin = timm.create_model("resnetv2_18d", checkpoint_path=str(tmp_path / "saved.safetensors")).eval()
+    path = tmp_path / "saved.safetensors"
+    model.save(path)
+    twin = timm.create_model("resnetv2_18d", checkpoint_path=str(path)).eval()
     x = random_pictures(1, 3, 64, 64)
     assert_close("logits", model(x), run(twin, x).numpy(), LOGITS_TOLERANCE[backend])
 
@@ -166,6 +190,7 @@ def test_timm_loads_what_is_saved_here(tmp_path, backend):
 def test_input_convolutions_are_adapted_as_timm_does(in_chans, tmp_path, backend):
     from timm.models import adapt_input_conv
 
-    from npresnet.weights import adapt_input_conv as ours
+    from npresnet.loading import adapt_input_conv as ours
     weight = random_pictures(16, 3, 7, 7)
-    assert_close("stem", ours(weight, in_chans), adapt_input_conv(in_chans, torch.from_numpy(weight)).numpy(), 1e-6)
+    want = adapt_input_conv(in_chans, torch.from_numpy(weight))
+    assert_close("stem", ours(weight, in_chans), want.numpy(), 1e-6)

@@ -1,8 +1,9 @@
 """ResNetV2 in PyTorch: the independent truth that the tests compare npresnet with.
 
-Written for the tests alone, against timm's module names, and shorter than timm because it serves one family: BatchNorm,
-pre-activation, static symmetric padding. It shares no code with npresnet, so a mistake has to be made twice to go unseen.
-`tests/test_timm_parity.py` checks this twin and npresnet against the real timm.
+Written for the tests alone, with timm's module names, and shorter than timm because it serves one
+family: BatchNorm, pre-activation, static symmetric padding. It shares no code with npresnet, so a
+mistake has to be made twice to go unseen. `tests/test_timm_parity.py` checks npresnet against the
+real timm.
 
 Axes: N pictures, C channels, H×W pixels.
 """
@@ -14,24 +15,28 @@ from torch.nn import functional as F
 
 
 def divisible(channels: float, by: int = 8) -> int:
-    """`channels` rounded to a multiple of `by`, never more than 10 % below it (timm's `make_divisible`)."""
+    """timm's `make_divisible`: a multiple of `by`, never more than 10 % below `channels`."""
     rounded = max(by, int(channels + by / 2) // by * by)
     return rounded + by if rounded < 0.9 * channels else rounded
 
 
 class BatchNormAct(nn.BatchNorm2d):
-    """BatchNorm and its ReLU in one module, so that a hook sees what timm's `normN` modules give."""
+    """BatchNorm and its ReLU in one module: a hook sees what timm's `normN` modules give."""
 
     def forward(self, x):
         return F.relu(super().forward(x))
 
 
 def conv(c_in, c_out, k, stride=1, dilation=1):
-    return nn.Conv2d(c_in, c_out, k, stride, padding=((stride - 1) + dilation * (k - 1)) // 2, dilation=dilation, bias=False)
+    padding = ((stride - 1) + dilation * (k - 1)) // 2
+    return nn.Conv2d(c_in, c_out, k, stride, padding, dilation, bias=False)
 
 
 class SamePool(nn.Module):
-    """2×2 average at stride 1 that keeps H×W. The zeros added right and below count as pixels, as in timm's `AvgPool2dSame`."""
+    """2×2 average at stride 1 that keeps H×W.
+
+    The zeros added right and below count as pixels, as in timm's `AvgPool2dSame`.
+    """
 
     def forward(self, x):
         return F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, 1)
@@ -52,7 +57,10 @@ class Downsample(nn.Module):
 
 
 class Block(nn.Module):
-    """Bottleneck (1×1, 3×3, 1×1) or basic (3×3, 3×3); both normalise and rectify before they convolve."""
+    """Bottleneck (1×1, 3×3, 1×1) or basic (3×3, 3×3).
+
+    Both normalise and rectify before they convolve.
+    """
 
     def __init__(self, c_in, c_out, stride, dilation, first_dilation, basic, avg, first):
         super().__init__()
@@ -70,7 +78,9 @@ class Block(nn.Module):
             self.conv3 = conv(mid, c_out, 1)
         self.basic = basic
         changes = stride != 1 or first_dilation != dilation or c_in != c_out
-        self.downsample = Downsample(c_in, c_out, stride, dilation, avg) if first and (changes or not basic) else None
+        self.downsample = None
+        if first and (changes or not basic):
+            self.downsample = Downsample(c_in, c_out, stride, dilation, avg)
 
     def forward(self, x):
         p = self.norm1(x)
@@ -83,10 +93,12 @@ class Stage(nn.Module):
     def __init__(self, c_in, c_out, depth, stride, dilation, basic, avg):
         super().__init__()
         first_dilation = 1 if dilation in (1, 2) else 2
-        self.blocks = nn.Sequential(*[
-            Block(c_in if i == 0 else c_out, c_out, stride if i == 0 else 1, dilation,
-                  first_dilation if i == 0 else dilation, basic, avg, first=i == 0)
-            for i in range(depth)])
+        self.blocks = nn.Sequential()
+        for i in range(depth):
+            first = i == 0
+            self.blocks.append(Block(
+                c_in if first else c_out, c_out, stride if first else 1, dilation,
+                first_dilation if first else dilation, basic, avg, first))
 
     def forward(self, x):
         return self.blocks(x)
@@ -101,26 +113,34 @@ class GlobalPool(nn.Module):
         if not self.kind:
             return x
         avg, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-        return {"avg": avg, "max": peak, "avgmax": 0.5 * (avg + peak), "catavgmax": torch.cat([avg, peak], 1)}[self.kind]
+        return {"avg": avg, "max": peak, "avgmax": 0.5 * (avg + peak),
+                "catavgmax": torch.cat([avg, peak], 1)}[self.kind]
 
 
 class TorchResNetV2(nn.Module):
-    """The family: `depths` blocks a stage, `basic` blocks or bottlenecks, `stem` "", "deep" or "tiered", `avg` downsampling."""
+    """The whole family: `depths` blocks a stage, `basic` blocks or bottlenecks.
 
-    def __init__(self, depths=(3, 4, 6, 3), *, basic=False, stem="", avg=False, width=1.0, num_classes=1000, in_chans=3,
-                 output_stride=32, global_pool="avg"):
+    `stem` is "", "deep" or "tiered"; `avg` puts an average before a shortcut's convolution.
+    """
+
+    def __init__(self, depths=(3, 4, 6, 3), *, basic=False, stem="", avg=False, width=1.0,
+                 num_classes=1000, in_chans=3, output_stride=32, global_pool="avg"):
         super().__init__()
         c = divisible(64 * width)
         self.stem = nn.Sequential()
         if stem:
-            c1, c2 = (3 * c // 8, c // 2) if stem == "tiered" else (c // 2, c // 2)
-            for name, module in (("conv1", conv(in_chans, c1, 3, 2)), ("norm1", BatchNormAct(c1)), ("conv2", conv(c1, c2, 3)),
-                                 ("norm2", BatchNormAct(c2)), ("conv3", conv(c2, c, 3))):
-                self.stem.add_module(name, module)
+            c1 = 3 * c // 8 if stem == "tiered" else c // 2
+            c2 = c // 2
+            self.stem.add_module("conv1", conv(in_chans, c1, 3, 2))
+            self.stem.add_module("norm1", BatchNormAct(c1))
+            self.stem.add_module("conv2", conv(c1, c2, 3))
+            self.stem.add_module("norm2", BatchNormAct(c2))
+            self.stem.add_module("conv3", conv(c2, c, 3))
         else:
             self.stem.add_module("conv", conv(in_chans, c, 7, 2))
         self.stem.add_module("pool", nn.MaxPool2d(3, 2, 1))
-        self.stages, reduction, dilation = nn.Sequential(), 4, 1
+        self.stages = nn.Sequential()
+        reduction, dilation = 4, 1
         for i, depth in enumerate(depths):
             c_out = divisible((64 if basic else 256) * 2**i * width)
             stride = 1 if i == 0 else 2
@@ -132,7 +152,8 @@ class TorchResNetV2(nn.Module):
         self.head = nn.Sequential()
         self.head.add_module("global_pool", GlobalPool(global_pool))
         if num_classes:
-            self.head.add_module("fc", nn.Conv2d(c * (2 if global_pool == "catavgmax" else 1), num_classes, 1))
+            pooled = 2 * c if global_pool == "catavgmax" else c
+            self.head.add_module("fc", nn.Conv2d(pooled, num_classes, 1))
 
     def forward_features(self, x):
         return self.norm(self.stages(self.stem(x)))
@@ -143,7 +164,10 @@ class TorchResNetV2(nn.Module):
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """`model` in eval mode with He weights and BatchNorm statistics away from 0 and 1, so that no layer is trivial."""
+    """Give `model`, in eval mode, weights that make no layer trivial.
+
+    These are He weights, and BatchNorm's statistics away from 0 and 1.
+    """
     g = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
