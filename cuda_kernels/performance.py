@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 
-from npresnet.table import format_table
+from npresnet.table import Table, Tabular
 
 STEP = 650                                                        # instructions of a step of rung 4's main loop, as `inspect` counts
 ARRIVAL = 800                                                     # cycles from a load's start until its step can begin: memory, barrier
@@ -81,8 +81,8 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """All launches of a forward pass; `str()` is a table. ms: milliseconds for all pictures; measured: the same by the clock, if it was."""
+class Forecast(Tabular):
+    """All launches of a forward pass; shown as a table. ms: milliseconds for all pictures; measured: the same by the clock, if it was."""
     model: str
     input_size: tuple[int, int, int, int]
     gpu: GPU
@@ -103,11 +103,12 @@ class Forecast:
     def gflop(self) -> float:
         return sum(launch.gflop for launch in self.launches)
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
+        """One row a launch, and the pass as a whole."""
         rows = [("layer", "kernel", "limited by", "blocks", "splits", "GFLOP", "MB", "µs", "TFLOP/s")]
         rows += [(e.layer, e.kernel, e.bound, str(e.blocks), str(e.splits), f"{e.gflop:.3f}", f"{e.megabytes:.2f}", f"{e.us:.1f}",
                   f"{e.gflop / e.us * 1e3:.1f}") for e in self.launches]
-        return format_table(rows, right=3) + "\n" + self.summary()
+        return Table(rows, right=3, below=[self.summary()])
 
     def summary(self) -> str:
         """One line: the pass as a whole."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..table import format_table
+from ..table import Table, Tabular
 from .loops import tile
 from .memory import aligned
 from .plan import Work
@@ -21,8 +21,8 @@ class LayerPlan(Work):
 
 
 @dataclass(frozen=True)
-class PlanReport:
-    """A plan, measured; `str()` is a table. peak: GFLOP/s that all threads reach together on numbers in their first-level caches.
+class PlanReport(Tabular):
+    """A plan, measured; shown as a table. peak: GFLOP/s that all threads reach together on numbers in their first-level caches.
     bandwidth: GB/s at which they read from memory."""
     model: str
     input_size: tuple[int, int, int]
@@ -40,14 +40,16 @@ class PlanReport:
         """All of it in plain types, for JSON."""
         return asdict(self) | dict(input_size=list(self.input_size), layers=[asdict(layer) for layer in self.layers], ms=self.ms)
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
+        """One row a layer, the totals, and what the machine could do."""
         rows = [("layer", "algorithm", "tile", "GFLOP", "computed", "MB", "ms", "GFLOP/s", "of peak")]
         for l in [*self.layers, None, LayerPlan("total", "", "", *(sum(getattr(layer, name) for layer in self.layers) for name in
                                                                     ("gflop", "computed", "megabytes", "ms")))]:
             rows.append(l and (l.layer, l.algorithm, l.tile, f"{l.gflop:.3f}", f"{l.computed:.3f}", f"{l.megabytes:.2f}", f"{l.ms:.2f}",
                                f"{l.computed / l.ms * 1e3:.0f}", f"{l.computed / l.ms * 1e3 / self.peak:.0%}"))
-        return format_table(rows, right=3) + (f"\n{self.model}, {'×'.join(map(str, self.input_size))}, {self.threads} threads: they reach "
-                                              f"{self.peak:.0f} GFLOP/s, and read {self.bandwidth:.0f} GB/s from memory")
+        size = "×".join(map(str, self.input_size))
+        return Table(rows, right=3, below=[f"{self.model}, {size}, {self.threads} threads: they reach {self.peak:.0f} GFLOP/s, "
+                                           f"and read {self.bandwidth:.0f} GB/s from memory"])
 
 
 @compiled

@@ -1,8 +1,10 @@
-"""How fast npresnet is on this machine, beside the runtimes people deploy: the same weights, pictures and number of threads.
+"""How fast npresnet is on this machine, beside the runtimes people deploy.
 
-Every contender (`contenders.py`) and batch size runs in a process of its own, because the threads of one runtime go on spinning and
-disturb the next. They take turns, ROUNDS times over (A B C A B C …), so that a machine that slows down or speeds up does so for all.
-Whether they compute the same thing is measured too: their logits are held against the readable reference's (`network.py`).
+All get the same weights, pictures and number of threads. Every contender (`contenders.py`) and batch
+size runs in a process of its own, because the threads of one runtime go on spinning and disturb the
+next. They take turns, ROUNDS times over (A B C A B C …), so that a machine that slows down or speeds
+up does so for all. Whether they compute the same thing is measured too: their logits are held
+against the readable reference's (`network.py`).
 """
 from __future__ import annotations
 
@@ -24,22 +26,29 @@ from tqdm import tqdm
 from .. import __version__
 from ..errors import printable
 from ..model import create_model
-from ..table import format_table
+from ..table import Row, Table, Tabular
 from .comparison import compare
 from .contenders import CONTENDERS, pictures
 
 ROUNDS = 3
-F32_LIMIT, LIMIT = 1e-3, 0.1                                      # a larger max Δ, in float32 or in less, is another network's
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
-MISLEADING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")            # with these OpenBLAS takes the processor for another one
+F32_LIMIT, LIMIT = 1e-3, 0.1            # a larger max Δ, in float32 or in less, is another network's
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+           "NUMBA_NUM_THREADS")
+# With these OpenBLAS takes the processor for another one.
+MISLEADING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+
+
+# --- what came out --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Result:
-    """One contender at one batch size. ms: milliseconds a picture (a call's, divided by the batch) of each call, round by round.
+    """One contender at one batch size.
 
-    memory_mb: the most that its process held, the median of all rounds (the first process ever also compiles). max_delta: the largest
-    difference of its logits from the reference's, as a share of the largest magnitude.
+    ms: milliseconds a picture (a call's, divided by the batch) of each call, round by round.
+    memory_mb: the most that its process held, the median of all rounds (the first process ever also
+    compiles). max_delta: the largest difference of its logits from the reference's, as a share of
+    the largest magnitude.
     """
     contender: str
     batch: int
@@ -54,21 +63,24 @@ class Result:
         """Of what each round's process answered."""
         ms = tuple(tuple(call / batch for call in answer["call_ms"]) for answer in answers)
         held = [answer["memory_mb"] for answer in answers if answer["memory_mb"] is not None]
-        return cls(contender, batch, answers[0]["precision"], answers[0]["version"], ms, median(held) if held else None,
-                   max(answer["max_delta"] for answer in answers))
+        max_delta = max(answer["max_delta"] for answer in answers)
+        return cls(contender, batch, answers[0]["precision"], answers[0]["version"], ms,
+                   median(held) if held else None, max_delta)
 
     @property
     def quartiles(self) -> tuple[float, float, float]:
-        """Of the calls of all rounds; the second is the median."""
-        return tuple(np.percentile(np.concatenate(self.ms), (25, 50, 75)).tolist())
+        """Of the calls of all rounds, in ms; the second is the median."""
+        low, middle, high = np.percentile(np.concatenate(self.ms), (25, 50, 75)).tolist()
+        return low, middle, high
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What all contenders did, batch by batch; `str()` is a table.
+class Measurement(Tabular):
+    """What all contenders did, batch by batch; shown as a table.
 
-    stopped: those that got nowhere, each a dict of its `contender`, its `batch` if the others are no concern of this, and the reason,
-    under `error`, or under `unavailable` if it isn't installed or has nothing to add here.
+    input_size: (C, H, W). stopped: those that got nowhere, each a dict of its `contender`, its
+    `batch` if the others are no concern of this, and the reason, under `error`, or under
+    `unavailable` if it isn't installed or has nothing to add here.
     """
     model: str
     input_size: tuple[int, int, int]
@@ -80,57 +92,99 @@ class Measurement:
     @property
     def heading(self) -> str:
         """What was measured where."""
+        size = "×".join(map(str, self.input_size))
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{self.model}, pictures of {'×'.join(map(str, self.input_size))}, {threads}, {self.processor}"
+        return f"{self.model}, pictures of {size}, {threads}, {self.processor}"
 
     def numba_ratio(self, result: Result) -> float | None:
-        """numba's median time as a share of that of `result`; None if numba wasn't measured at this batch size."""
-        return next((r.quartiles[1] / result.quartiles[1] for r in self.results if (r.contender, r.batch) == ("numba", result.batch)), None)
+        """numba's median time as a share of that of `result`.
+
+        None if numba wasn't measured at this batch size.
+        """
+        for other in self.results:
+            if (other.contender, other.batch) == ("numba", result.batch):
+                return other.quartiles[1] / result.quartiles[1]
+        return None
 
     def as_dict(self) -> dict:
         """All of it in plain types, for JSON."""
-        rows = [asdict(r) | dict(median_ms=r.quartiles[1], quartiles_ms=r.quartiles[::2], numba_ratio=self.numba_ratio(r))
-                for r in self.results]
-        return dict(npresnet=__version__, python=platform.python_version()) | asdict(self) | dict(results=rows)
+        rows = []
+        for result in self.results:
+            low, middle, high = result.quartiles
+            rows.append(asdict(result) | dict(median_ms=middle, quartiles_ms=(low, high),
+                                              numba_ratio=self.numba_ratio(result)))
+        versions = dict(npresnet=__version__, python=platform.python_version())
+        return versions | asdict(self) | dict(results=rows)
 
-    def __str__(self) -> str:
-        rows: list = [("contender", "batch", "ms a picture", "quartiles", "numba takes", "max Δ", "memory")]
-        for i, r in enumerate(self.results):
-            (low, middle, high), ratio = r.quartiles, self.numba_ratio(r)
-            rows += [None] if i and r.batch != self.results[i - 1].batch else []
-            rows.append((r.contender + (f" ({r.precision})" if r.precision != "f32" else ""), str(r.batch), f"{middle:.2f}",
-                         f"{low:.2f}–{high:.2f}", "–" if ratio is None else f"{ratio:.2f} of it", f"{r.max_delta:.1e}",
-                         "–" if r.memory_mb is None else f"{r.memory_mb:.0f} MB"))
-        versions = ", ".join([f"npresnet {__version__}", *dict.fromkeys(r.version for r in self.results)])
-        return f"{self.heading}\n{format_table(rows, right=1)}\n{versions}"
+    def table(self) -> Table:
+        """One row a result, between what was measured and the libraries' versions."""
+        rows: list[Row] = [("contender", "batch", "ms a picture", "quartiles", "numba takes",
+                            "max Δ", "memory")]
+        batch = None
+        for result in self.results:
+            if batch not in (None, result.batch):
+                rows.append(None)
+            batch = result.batch
+            name = result.contender
+            if result.precision != "f32":
+                name += f" ({result.precision})"
+            low, middle, high = result.quartiles
+            ratio = self.numba_ratio(result)
+            rows.append((name, str(batch), f"{middle:.2f}", f"{low:.2f}–{high:.2f}",
+                         "–" if ratio is None else f"{ratio:.2f} of it",
+                         f"{result.max_delta:.1e}",
+                         "–" if result.memory_mb is None else f"{result.memory_mb:.0f} MB"))
+        versions = dict.fromkeys(result.version for result in self.results)
+        return Table(rows, right=1, above=[self.heading],
+                     below=[", ".join([f"npresnet {__version__}", *versions])])
 
 
-def measure(contenders: Sequence[str], model: str, *, weights: str | None = None, peers: str | None = None,
-            size: Sequence[int] | None = None, batches: Sequence[int] = (1, 8), threads: int | None = None, runs: int | None = None,
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def measure(contenders: Sequence[str], model: str, *, weights: str | None = None,
+            peers: str | None = None, size: Sequence[int] | None = None,
+            batches: Sequence[int] = (1, 8), threads: int | None = None, runs: int | None = None,
             complain: Callable[[str], None] = print) -> Measurement:
-    """Time `contenders` (names of CONTENDERS) on `model`, on the same random pictures of `size` (H, W; default: the model's own).
+    """Time `contenders` (names of CONTENDERS) on `model`, on the same random pictures.
 
-    weights: a safetensors file, None for random ones. peers: the other runtimes' folder. threads: of each, default as many as there are
-    cores for this process. runs: calls that each process times, default as many as take two seconds, and at least three.
-    One that isn't there or fails doesn't stop the others; `complain` gets a line about it. Raises ValueError or WeightsError if there is
-    no such model, or its weights are unfit.
+    weights: a safetensors file, None for random ones. peers: the other runtimes' folder. size:
+    (H, W) of the pictures, default the model's own. batches: pictures a call. threads: of each,
+    default as many as there are cores for this process. runs: calls that each process times,
+    default as many as take two seconds, and at least three.
+    One that isn't there or fails doesn't stop the others; `complain` gets a line about it.
+    Raises ValueError or WeightsError if there is no such model, or its weights are unfit.
     """
     reference = create_model(model, weights=weights, backend="numpy")
-    size, threads = tuple(size or reference.pretrained_cfg["input_size"][1:]), threads or available_cores()
+    height, width = size or reference.pretrained_cfg["input_size"][1:]
+    threads = threads or available_cores()
     batches = tuple(dict.fromkeys(batches))
-    logits = np.concatenate([reference(x[None]) for x in pictures(max(batches), *size)])  # (N, classes), one by one: less memory
-    job = dict(model=model, weights=weights, peers=peers, size=size, threads=threads, runs=runs)
-    reasons, results = {contender: why_not(contender, peers) for contender in contenders}, []
-    running = [contender for contender, reason in reasons.items() if not reason]
-    stopped = [dict(contender=contender, unavailable=reason) for contender, reason in reasons.items() if reason]
-    for stop in stopped:
-        complain(f"{stop['contender']}: {stop['unavailable']}")
-    with tqdm(total=len(batches) * ROUNDS * len(running), unit="process", delay=1, disable=None, leave=False) as bar:
+    x = pictures(max(batches), height, width)                     # (N, C, H, W)
+    # One picture at a time takes less memory.
+    logits = np.concatenate([reference(picture[None]) for picture in x])      # (N, classes)
+    job = dict(model=model, weights=weights, peers=peers, size=(height, width), threads=threads,
+               runs=runs)
+
+    running: list[str] = []
+    stopped: list[dict] = []
+    for contender in dict.fromkeys(contenders):
+        reason = why_not(contender, peers)
+        if reason:
+            stopped.append(dict(contender=contender, unavailable=reason))
+            complain(f"{contender}: {reason}")
+        else:
+            running.append(contender)
+
+    results: list[Result] = []
+    steps = len(batches) * ROUNDS * len(running)
+    with tqdm(total=steps, unit="process", delay=1, disable=None, leave=False) as bar:
         for batch in batches:
             answers: dict[str, list[dict]] = {contender: [] for contender in running}
             for contender in ROUNDS * running:                    # A B C A B C …
                 bar.set_description(f"{contender}, batch {batch}")
-                answer = ask(job | dict(contender=contender, batch=batch), logits[:batch]) if contender in answers else {}
+                answer = {}
+                if contender in answers:                          # it has not stopped
+                    answer = ask(job | dict(contender=contender, batch=batch), logits[:batch])
                 if "call_ms" in answer:
                     answers[contender].append(answer)
                 elif answer:
@@ -138,11 +192,12 @@ def measure(contenders: Sequence[str], model: str, *, weights: str | None = None
                     if "unavailable" in answer:                   # at no other batch size either
                         running.remove(contender)
                     stopped.append(dict(contender=contender, batch=batch) | answer)
-                    bar.clear()                                   # what is said next gets a line of its own
+                    bar.clear()                                   # what is said next gets a line
                     complain(f"{contender}, batch {batch}: {''.join(answer.values())}")
                 bar.update()
             results += [Result.of(contender, batch, got) for contender, got in answers.items()]
-    return Measurement(model, (3, *size), threads, processor(), tuple(results), tuple(stopped))
+    return Measurement(model, (3, height, width), threads, processor(), tuple(results),
+                       tuple(stopped))
 
 
 def why_not(contender: str, peers: str | None) -> str:
@@ -150,42 +205,54 @@ def why_not(contender: str, peers: str | None) -> str:
     package = CONTENDERS[contender].package
     if package and find_spec(package) is None:
         return f"isn't installed: pip install {package}"
-    return "needs --peers DIR, a folder that tests/benchmarks/make_peers.py writes" if package and peers is None else ""
+    if package and peers is None:
+        return "needs --peers DIR, a folder that tests/benchmarks/make_peers.py writes"
+    return ""
 
 
 def ask(job: dict, wanted: np.ndarray) -> dict:
-    """What a process of its own makes of a job: what `contenders.work` returns, with max_delta in place of the logits, or why not.
+    """What a process of its own makes of a job.
 
-    wanted: the reference's logits (N, classes).
+    Returns what `contenders.work` returns, with max_delta in place of the logits, or why not, under
+    `error` or `unavailable`. wanted: the reference's logits (N, classes).
     """
     clean = {name: value for name, value in os.environ.items() if name not in MISLEADING}
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)                  # it imports what this process would
-    environment = clean | dict.fromkeys(THREADS, str(job["threads"])) | dict(PYTHONPATH=path)
-    done = subprocess.run([sys.executable, "-P", "-m", "npresnet.instruments.contenders", json.dumps(job)], env=environment, stdin=subprocess.DEVNULL,
-                          capture_output=True)
+    threads = dict.fromkeys(THREADS, str(job["threads"]))
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)      # imports as here
+    command = [sys.executable, "-P", "-m", "npresnet.instruments.contenders", json.dumps(job)]
+    done = subprocess.run(command, env=clean | threads | dict(PYTHONPATH=path),
+                          stdin=subprocess.DEVNULL, capture_output=True)
     try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):                              # it was killed, for memory perhaps, or crashed
-        how = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-        return dict(error=": ".join([how, *map(printable, done.stderr.decode(errors="replace").splitlines()[-1:])]))
+        answer: dict = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):                  # it was killed, for memory perhaps, or crashed
+        killed = done.returncode < 0
+        how = f"ended by signal {-done.returncode}" if killed else f"exit code {done.returncode}"
+        last_line = done.stderr.decode(errors="replace").splitlines()[-1:]
+        return dict(error=": ".join([how, *map(printable, last_line)]))
     if "logits" not in answer:
         return answer
     logits = np.array(answer.pop("logits"), np.float32)
-    delta = compare({"logits": wanted}, {"logits": logits}).max_delta if logits.shape == wanted.shape else np.inf
+    delta = np.inf
+    if logits.shape == wanted.shape:
+        delta = compare({"logits": wanted}, {"logits": logits}).max_delta
     if not delta <= (F32_LIMIT if answer["precision"] == "f32" else LIMIT):
-        return dict(error=f"computes something else: its logits differ from the reference's by {delta:.1e} of the largest")
+        return dict(error="computes something else: its logits differ from the reference's by "
+                          f"{delta:.1e} of the largest")
     return answer | dict(max_delta=delta)
 
 
 def available_cores() -> int:
     """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:
     """The processor's name, as far as the system tells."""
     try:
-        name = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+        about = Path("/proc/cpuinfo").read_text()
     except OSError:
-        name = None
+        about = ""
+    name = re.search(r"^model name\s*: (.+)$", about, re.M)
     return name[1] if name else platform.processor() or platform.machine()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..table import format_table
+from ..table import Row, Table, Tabular
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class LayerDifference:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two runs, layer by layer; `str()` is a table that names the first layer to diverge.
+class Comparison(Tabular):
+    """Two runs, layer by layer; shown as a table that names the first layer to diverge.
 
     layers: those that both have, in forward order. only_a, only_b: paths of those that the first or
     the second alone has: they were not compared. order: the paths of all of them, in forward order.
@@ -67,19 +67,23 @@ class Comparison:
                     first_divergence=self.first_divergence, only_a=list(self.only_a),
                     only_b=list(self.only_b), not_compared=list(self.not_compared), layers=layers)
 
-    def __str__(self) -> str:
-        rows = [("layer", "shape", "max Δ", "p99 Δ", "mean Δ", "largest |x|", "")]
+    def table(self) -> Table:
+        """One row a layer, in forward order, and the verdict."""
+        rows: list[Row] = [("layer", "shape", "max Δ", "p99 Δ", "mean Δ", "largest |x|", "")]
+        diverging = []
         compared = {layer.path: layer for layer in self.layers}
         for path in self.order:
             layer = compared.get(path)
             if layer is None:
                 rows.append((path, "", "", "", "", "", "not compared"))
                 continue
+            if self._diverges(layer):
+                diverging.append(len(rows))
             shape = "×".join(map(str, layer.shape))
             deltas = (layer.max_delta, layer.p99_delta, layer.mean_delta)
             rows.append((path, shape, *(f"{delta:.1e}" for delta in deltas), f"{layer.scale:.4g}",
                          self._mark(layer)))
-        return f"{format_table(rows, right=2)}\n{self._verdict()}"
+        return Table(rows, right=2, below=[self._verdict()], marked=diverging)
 
     def _diverges(self, layer: LayerDifference) -> bool:
         return not layer.max_delta <= self.tolerance

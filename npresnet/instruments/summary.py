@@ -1,17 +1,24 @@
-"""What a network costs: each layer's output, parameters, multiply-adds and activations, with the totals of timm's model cards."""
+"""What a network costs: each layer's output, parameters, multiply-adds and activations.
+
+The totals are those on timm's model cards.
+"""
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
 
 from ..graph import Graph, is_parameter
-from ..table import format_table
+from ..table import Row, Table, Tabular
 
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer, for one picture. output: (C, H, W). params: learned numbers. macs: multiply-adds. activations: numbers put out by
-    a convolution (the measure of Radosavovic et al. 2020, arXiv 2003.13678, section 3.2, which model cards give)."""
+    """One layer, for one picture.
+
+    output: (C, H, W). params: learned numbers. macs: multiply-adds. activations: numbers put out by
+    a convolution (the measure of Radosavovic et al. 2020, arXiv 2003.13678, section 3.2, which
+    model cards give).
+    """
     path: str
     kind: str
     output: tuple[int, ...]
@@ -21,8 +28,11 @@ class LayerSummary:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The layers in forward order and their totals; `str()` is a table."""
+class Summary(Tabular):
+    """The layers in forward order and their totals; shown as a table.
+
+    name: of the model. input_size: (C, H, W) of the picture.
+    """
     name: str
     input_size: tuple[int, int, int]
     layers: tuple[LayerSummary, ...]
@@ -44,30 +54,37 @@ class Summary:
 
     def as_dict(self) -> dict:
         """All of it in plain types, for JSON."""
-        return dict(model=self.name, input_size=list(self.input_size), params=self.params, macs=self.macs,
-                    activations=self.activations, layers=[asdict(layer) | {"output": list(layer.output)} for layer in self.layers])
+        layers = [asdict(layer) | {"output": list(layer.output)} for layer in self.layers]
+        return dict(model=self.name, input_size=list(self.input_size), params=self.params,
+                    macs=self.macs, activations=self.activations, layers=layers)
 
-    def __str__(self) -> str:
-        rows = [("layer", "kind", "output", "params", "MACs", "activations")]
-        rows += [(l.path, l.kind, "×".join(map(str, l.output)), f"{l.params:,}", f"{l.macs:,}", f"{l.activations:,}")
-                 for l in self.layers]
-        total = ("total", self.name, "×".join(map(str, self.input_size)) + " in", f"{self.params / 1e6:.1f} M",
-                 f"{self.macs / 1e9:.1f} G", f"{self.activations / 1e6:.1f} M")
-        return format_table([*rows, None, total], right=3)
+    def table(self) -> Table:
+        """One row a layer, and the totals."""
+        rows: list[Row] = [("layer", "kind", "output", "params", "MACs", "activations")]
+        for layer in self.layers:
+            rows.append((layer.path, layer.kind, "×".join(map(str, layer.output)),
+                         f"{layer.params:,}", f"{layer.macs:,}", f"{layer.activations:,}"))
+        rows.append(None)
+        rows.append(("total", self.name, "×".join(map(str, self.input_size)) + " in",
+                     f"{self.params / 1e6:.1f} M", f"{self.macs / 1e9:.1f} G",
+                     f"{self.activations / 1e6:.1f} M"))
+        return Table(rows, right=3)
 
 
 def summarise(graph: Graph, input_size: tuple[int, int, int], last: str) -> Summary:
-    """Count the layers of `graph` up to the one called `last`, for pictures of `input_size` (C, H, W).
+    """Count the layers of `graph` up to the one called `last`, for a picture of `input_size`
+    (C, H, W).
 
     Nothing is computed. Raises ValueError if pictures of so many channels aren't the network's.
     """
     if input_size[0] != graph.in_chans:
-        raise ValueError(f"expected pictures of {graph.in_chans} channels, not of size {input_size}")
+        raise ValueError(f"expected pictures of {graph.in_chans} channels, "
+                         f"not of size {input_size}")
     shapes, parameters = graph.shapes(*input_size[1:]), graph.parameter_shapes()
     counts = {path: 0 for path in shapes}
     for name, shape in parameters.items():
         counts[name.rpartition(".")[0]] += math.prod(shape) if is_parameter(name) else 0
-    layers = []
+    layers: list[LayerSummary] = []
     for layer in graph.layers:
         path, step, output = layer.path, layer.step, shapes[layer.path]
         macs = activations = 0
@@ -76,7 +93,7 @@ def summarise(graph: Graph, input_size: tuple[int, int, int], last: str) -> Summ
             activations = math.prod(output)
         kind = {"conv": f"conv {step.kernel}×{step.kernel}", "linear": "linear",
                 "norm": "norm + ReLU"}.get(layer.kind, "pool")
-        if layer.kind != "sum":                                       # a sum of layers listed here
+        if layer.kind != "sum":                                   # a sum of layers listed here
             layers.append(LayerSummary(path, kind, output, counts[path], macs, activations))
         if path == last:
             break
