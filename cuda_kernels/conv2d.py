@@ -233,12 +233,12 @@ def network_kernel(name: str, tile_m: int, tile_k: int, pointwise: bool = False,
         at1 = i32(((pixel1 // (p * q) * h + row1) * w + col1) * c + group)
         rows0 = cols0 = rows1 = cols1 = i32(0)
         if not pointwise:
-            for r in range(r_all):
-                rows0 |= i32(0 <= row0 + r * dilation < h) << r
-                rows1 |= i32(0 <= row1 + r * dilation < h) << r
-            for s in range(s_all):
-                cols0 |= i32(pixel0 < pixels and 0 <= col0 + s * dilation < w) << s
-                cols1 |= i32(pixel1 < pixels and 0 <= col1 + s * dilation < w) << s
+            for i in range(r_all):
+                rows0 |= i32(0 <= row0 + i * dilation < h) << i
+                rows1 |= i32(0 <= row1 + i * dilation < h) << i
+            for i in range(s_all):
+                cols0 |= i32(pixel0 < pixels and 0 <= col0 + i * dilation < w) << i
+                cols1 |= i32(pixel1 < pixels and 0 <= col1 + i * dilation < w) << i
 
         depth, wide = i32((c + DEPTH - 1) // DEPTH), i32((s_all + 1) // 2)                # steps a tap; or, `rows`: steps a kernel row
         steps = i32(r_all * wide) if rows else i32(r_all * s_all * depth)
@@ -336,9 +336,9 @@ def network_kernel(name: str, tile_m: int, tile_k: int, pointwise: bool = False,
 
 
 TILES = (128, 64), (64, 64)                                       # pixels × channels of a block
-GENERAL = {tile: network_kernel("conv_%dx%d" % tile, *tile) for tile in TILES}
-POINTWISE = {tile: network_kernel("conv_%dx%d_1x1" % tile, *tile, pointwise=True) for tile in TILES}
-ROWS = {tile: network_kernel("conv_%dx%d_rows" % tile, *tile, rows=True) for tile in TILES}
+GENERAL = {tile: network_kernel("conv_{}x{}".format(*tile), *tile) for tile in TILES}
+POINTWISE = {tile: network_kernel("conv_{}x{}_1x1".format(*tile), *tile, pointwise=True) for tile in TILES}
+ROWS = {tile: network_kernel("conv_{}x{}_rows".format(*tile), *tile, rows=True) for tile in TILES}
 
 
 def form(c: int, r: int, s: int, pad: int, dilation: int) -> dict:

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from npresnet.graph import build_graph
-from npresnet.table import format_table
+from npresnet.table import Row, format_table
 from npresnet.variants import VARIANTS
 
 from .performance import GPUS, Forecast
@@ -64,7 +64,9 @@ def kernels() -> dict:
 
 def instructions(sass: str) -> list[tuple[int, str, int | None]]:
     """nvdisasm's text → (address, opcode, address branched to or None), in order, of its one kernel."""
-    labels, found, waiting = {}, [], []
+    labels: dict[str, int] = {}
+    waiting: list[str] = []
+    found: list[tuple[int, str, str]] = []
     for line in sass.splitlines():
         if label := re.match(r"\s*(\.L_\w+):", line):
             waiting.append(label[1])
@@ -73,7 +75,7 @@ def instructions(sass: str) -> list[tuple[int, str, int | None]]:
             labels |= dict.fromkeys(waiting, address)
             waiting = []
             target = re.search(r"`\((\.L_\w+)\)", code[3]) if code[2].startswith("BRA") else None
-            found.append((address, code[2], target and target[1]))
+            found.append((address, code[2], target[1] if target else ""))
     return [(address, opcode, labels.get(target)) for address, opcode, target in found]
 
 
@@ -90,7 +92,7 @@ def blocks(cc: str, threads: int, registers: int, shared: int) -> tuple[int, str
     warps = -(-threads // 32)
     fits = {"registers": REGISTERS // (-(-registers * 32 // 256) * 256 * warps), "threads": all_threads // (warps * 32),
             "blocks": all_blocks, "shared memory": all_shared // (shared + reserved) if shared + reserved else all_blocks}
-    limit = min(fits, key=fits.get)
+    limit = min(fits, key=fits.__getitem__)
     return fits[limit], limit
 
 
@@ -105,7 +107,7 @@ def inspect(kernel, cc: str) -> dict:
             ptx.write_text(compile_ptx(kernel, (major, minor)))
         except RuntimeError as error:                             # cuda.pathfinder's, when there is no compiler library
             raise MissingTool(f"numba-cuda can't compile ({str(error).splitlines()[0]}): pip install 'npresnet[cuda-inspect]'") from error
-        command = [ptxas, "-v", f"-arch=sm_{major}{minor}", ptx, "-o", cubin]
+        command: list[str | Path] = [ptxas, "-v", f"-arch=sm_{major}{minor}", ptx, "-o", cubin]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         sass = subprocess.run([nvdisasm, "-c", cubin], capture_output=True, text=True, check=True).stdout
     number = lambda pattern: max((int(found) for found in re.findall(pattern, said)), default=0)
@@ -123,7 +125,7 @@ def table(rows: list[dict]) -> str:
     """The rows as text."""
     names = ("cc", "kernel", "limit", "blocks", "registers", "stack", "spills", "shared", "loop", "ffma", "lds", "ldg", "sts", "integer")
     heads = ("cc", "kernel", "limited by", "blocks", "regs", "stack", "spill", "shared", "loop", "FFMA", "LDS", "LDG", "STS", "int")
-    cells = [(*heads, "FFMA %", "FFMA/LDS")]
+    cells: list[Row] = [(*heads, "FFMA %", "FFMA/LDS")]
     for row in rows:
         each = "–" if row["ffma_per_lds"] is None else f"{row['ffma_per_lds']:.1f}"
         cells.append((*(str(row[name]) for name in names), f"{100 * row['ffma_share']:.1f}", each))

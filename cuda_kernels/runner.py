@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class Runner(Backend):
         with device_errors():
             self.gpu, self.device, self.stream = this_gpu(), current_device(), cuda.stream()
             self.nothing = cuda.to_device(np.full(4, np.nan, np.float32))                 # stands where a kernel has nothing to read
-        self.workspace = None
+        self.workspace: Any = None
         self.constants: dict[Constant, object] = {}
         self.plans = Recent[Ready](KEPT_PLANS)
         self.limits: dict[tuple, int] = {}                        # how many pictures of a size fit, where memory set the limit
@@ -135,10 +136,11 @@ class Runner(Backend):
         """What is called `wanted`, each (N, C, P, Q), of the pictures x, or of the feature maps x."""
         with self._device():
             here = isinstance(x, np.ndarray)
-            maps, empty = [], np.empty if here else cuda.device_array
+            maps: list = []
+            empty = np.empty if here else cuda.device_array
             if not len(x):
                 plan = self._plan(1, x.shape[1:], wanted, head_only)
-                return [empty((0, *shape[1:]), np.float32) for _, shape in plan.outputs.values()]
+                return [empty((0, *plan.outputs[path][1][1:]), np.float32) for path in wanted]
             for start, ready in self._groups(x, wanted, head_only):
                 n = ready.plan.n
                 maps = maps or [empty((len(x), *ready.views[path].shape[1:]), np.float32) for path in wanted]
@@ -166,7 +168,8 @@ class Runner(Backend):
             start += ready.plan.n
 
     def _plan(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Plan:
-        return Plan(self.graph, n, *size, self.gpu, wanted=wanted, head_only=head_only)
+        c, h, w = size
+        return Plan(self.graph, n, c, h, w, self.gpu, wanted=wanted, head_only=head_only)
 
     def _ready(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Ready:
         """A bound plan for n pictures of `size` (C, H, W), or for as many as fit at a time. Raises DeviceError if not even one does."""

@@ -50,7 +50,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [*_MODULE_OF, "data", "ops"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in ("data", "ops"):
         return import_module(f".{name}", __name__)
     if name not in _MODULE_OF:

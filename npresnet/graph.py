@@ -27,7 +27,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import groupby
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .ops.conv import output_size
 from .variants import BASIC, COUNTER, StagePlan, Variant, conv_padding
@@ -288,7 +288,7 @@ class _Builder:
                     conv_padding(kernel, stride, dilation), dilation, bias)
         return self.append(step, "linear" if path == "head.fc" else "conv")
 
-    def pool(self, kind: str, path: str, source: str, times: int = 1, **geometry: int) -> str:
+    def pool(self, kind: str, path: str, source: str, times: int = 1, **geometry: Any) -> str:
         channels = self.channels[source]
         return self.append(Step(kind, path, source, channels, times * channels, **geometry), kind)
 

@@ -148,7 +148,8 @@ def adapt_input_conv(weight: np.ndarray, in_chans: int) -> np.ndarray:
     Source: timm `models/_manipulate.py`, `adapt_input_conv`.
     """
     if in_chans == 1:
-        return weight.sum(1, keepdims=True)                                 # (K, 1, R, S)
+        summed: np.ndarray = weight.sum(1, keepdims=True)                   # (K, 1, R, S)
+        return summed
     repeated = np.tile(weight, (1, -(-in_chans // 3), 1, 1))[:, :in_chans]  # (K, in_chans, R, S)
     return repeated * np.float32(3 / in_chans)
 
@@ -160,6 +161,7 @@ def initial_state(shapes: Mapping[str, Shape], seed: int) -> dict[str, np.ndarra
     Source: He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852, section 2.2.
     """
     rng, state = np.random.default_rng(seed), {}
+    array: np.ndarray
     for name, shape in shapes.items():
         if name.endswith(COUNTER):
             array = np.zeros((), np.int64)

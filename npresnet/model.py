@@ -188,13 +188,13 @@ class ResNetV2:
         (`npresnet.fast.report.PlanReport`); or what the cuda backend launches, what that should
         take, and takes (`cuda_kernels.performance.Forecast`). Raises ValueError on the numpy
         backend."""
-        return self._engine.plan(tuple(input_size or self._own_size()))
+        return self._engine.plan(input_size or self._own_size())
 
     def summary(self, input_size: tuple[int, int, int] | None = None) -> Any:
         """Table of the layers for pictures of `input_size` (C, H, W; default: the model's own): see
         `npresnet.instruments.summary.Summary`."""
         from .instruments.summary import summarise
-        return summarise(self.graph, tuple(input_size or self._own_size()), self._last)
+        return summarise(self.graph, input_size or self._own_size(), self._last)
 
     def __repr__(self) -> str:
         classes = f"{self.num_classes} classes" if self.num_classes else "embeddings"
@@ -216,7 +216,8 @@ class ResNetV2:
                                  output_stride=self.output_stride, global_pool=global_pool)
 
     def _set_params(self, params: dict[str, np.ndarray]) -> None:
-        self._params, self._made = params, None
+        self._params = params
+        self._made: Backend | None = None
 
     @property
     def _engine(self) -> Backend:
@@ -235,7 +236,8 @@ class ResNetV2:
         return self.graph.taps(list(self.feature_info.out_indices), False, stop_early=True)[1]
 
     def _own_size(self) -> tuple[int, int, int]:
-        return (self.in_chans, *self.pretrained_cfg["input_size"][1:])
+        _, h, w = self.pretrained_cfg["input_size"]
+        return self.in_chans, h, w
 
     def _flat(self, y: Any) -> Any:
         """(N, K, 1, 1) → (N, K); without a global pool (N, K, P, Q) stays."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 BOTTLENECK, BASIC = "bottleneck", "basic"
 COUNTER = "num_batches_tracked"
@@ -209,7 +210,7 @@ def take_indices(count: int, indices: int | Sequence[int] | None) -> list[int]:
     """
     if indices is None:
         return list(range(count))
-    if isinstance(indices, Integral):
+    if isinstance(indices, (int, np.integer)):
         if not 1 <= indices <= count:
             raise ValueError(f"the last {indices} maps were asked for: choose 1 to {count}")
         return list(range(count - indices, count))

@@ -17,8 +17,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
+    from ..graph import build_graph, count_parameters
     from ..table import format_table
-    from ..variants import PRETRAINED, count_parameters, find_variant, list_models
+    from ..variants import PRETRAINED, find_variant, list_models
 
     rows: list[dict] = []
     for name in list_models():
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
             classes = 10
         if weights or not args.pretrained:
             variant, _ = find_variant(name)
-            params = count_parameters(variant, num_classes=classes)
+            params = count_parameters(build_graph(variant, num_classes=classes))
             rows.append(dict(name=name, params=params, weights=weights))
     if args.json:
         print_json(rows)

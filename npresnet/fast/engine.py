@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
+from dataclasses import asdict
 
 import numpy as np
 from numba import config
@@ -58,7 +58,8 @@ class Engine(Backend):
         super().__init__(graph, params, exact=exact)
         self.threads = min(num_threads or config.NUMBA_NUM_THREADS, config.NUMBA_DEFAULT_NUM_THREADS)     # more than cores only wait
         self.packed, self.plans = Packed(), Recent[list[Ready]](KEPT_PLANS)
-        self.lock, self.pool, self.pid = threading.Lock(), None, 0
+        self.lock, self.pid = threading.Lock(), 0
+        self.pool: ThreadPoolExecutor
 
     def maps(self, x: np.ndarray, paths: Sequence[str]) -> list[np.ndarray]:
         """As `Backend.maps`."""
@@ -77,7 +78,7 @@ class Engine(Backend):
             return y if path == "head.global_pool" else np.empty((0, self.graph.num_classes, p, q), np.float32)
         with self.lock:                                                   # the pixels of all pictures, as one picture of N·P rows
             ready, = self._ready(("head", n * p, q), lambda: [Ready(HeadPlan(self.graph, self.params, self.packed, n * p, q), 1)])
-            ready.plan.source.view(ready.workspace)[0] = y.transpose(1, 0, 2, 3).reshape(c, n * p, q)
+            ready.plan.tensors["head.global_pool"].view(ready.workspace)[0] = y.transpose(1, 0, 2, 3).reshape(c, n * p, q)
             self._run(ready, np.empty(0, np.float32))
             logits = ready.views["head.fc"].reshape(-1, n, p, q).transpose(1, 0, 2, 3)
             return logits.copy()                                          # (N, K, P, Q)
@@ -111,11 +112,11 @@ class Engine(Backend):
         layers: dict[str, LayerPlan] = {}
         for work, ms in zip(ready.plan.work, np.median(times, axis=0).tolist()):          # a layer's operations follow each other
             before = layers.get(work.layer)
-            own = LayerPlan(*astuple(work), ms)
+            own = LayerPlan(**asdict(work), ms=ms)
             layers[work.layer] = own if before is None else LayerPlan(
                 work.layer, work.algorithm, before.tile or work.tile,
                 *(getattr(before, name) + getattr(own, name) for name in ("gflop", "computed", "megabytes", "ms")))
-        return PlanReport(self.graph.variant.name, tuple(input_size), self.threads, *rates, tuple(layers.values()))
+        return PlanReport(self.graph.variant.name, input_size, self.threads, *rates, tuple(layers.values()))
 
     def _maps(self, x: np.ndarray, paths: Sequence[str]) -> list[np.ndarray]:
         """The feature maps called `paths` of the pictures x, each (N, C, P, Q)."""
@@ -138,7 +139,8 @@ class Engine(Backend):
 
     def _plan(self, size: tuple[int, ...], wanted: Sequence[str], threads: int, keep: bool = False) -> Plan:
         """A plan for one picture of `size` (C, H, W)."""
-        return Plan(self.graph, self.params, self.packed, *size[1:], wanted, threads=threads, exact=self.exact, keep=keep)
+        _, h, w = size
+        return Plan(self.graph, self.params, self.packed, h, w, wanted, threads=threads, exact=self.exact, keep=keep)
 
     def _ready(self, key: tuple, make: Callable[[], list[Ready]]) -> list[Ready]:
         """What `make()` gives, made when `key` is first asked for, with all that it needs to run."""
@@ -155,7 +157,7 @@ class Engine(Backend):
                                 f"({type(error).__name__}); delete that folder") from error
         return crew
 
-    def _run_each(self, ready: Ready, x: np.ndarray, which: Iterable[int], paths: list[str], maps: list[np.ndarray]) -> None:
+    def _run_each(self, ready: Ready, x: np.ndarray, which: Iterable[int], paths: Sequence[str], maps: list[np.ndarray]) -> None:
         """Run the plan on the pictures number `which` of x; what is called `paths` goes to the same places of `maps`."""
         for i in which:
             self._run(ready, np.ascontiguousarray(x[i]).reshape(-1))

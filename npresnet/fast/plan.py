@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import gcd
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class Plan:
         self.rows: list[dict[str, int]] = []                              # of each operation its columns,
         self.places: list[dict[str, tuple]] = []                          # those that wait for a tensor's place: (tensor, y, x),
         self.work: list[Work] = []                                        # and its cost
-        self.offs: list[int] = []
+        self.runs: list[int] = []                                         # where convolutions' runs begin
         self.tensors: dict[str, Tensor] = {}
         self.all: list[Tensor] = []
         self.roles: dict[tuple, Tensor] = {}
@@ -167,7 +168,7 @@ class Plan:
             self.roles[key] = self.all[-1]
         return self.all[-1]
 
-    def _norm(self, path: str) -> dict[str, int]:
+    def _norm(self, path: str) -> dict[str, Any]:
         """Places of a batch norm's scale and shift, as columns of an operation."""
         scale, shift = scale_and_shift(self.params, path)
         return dict(SCALE=self._vector((path, "scale"), scale), SHIFT=self._vector((path, "shift"), shift))
@@ -189,7 +190,7 @@ class Plan:
                 self._winograd_conv(path, x, y, norm, m)
                 return
         starts, run = self._runs(x, r, s, dilation)
-        starts2, x2, columns = [], None, {}
+        starts2, x2, columns = list[int](), None, dict[str, Any]()
         if plus:                                                          # its channels follow on those of x
             path2, x2, stride2 = plus.path, self.tensors[plus.source], plus.stride
             run = gcd(run, x2.c)
@@ -203,7 +204,7 @@ class Plan:
 
         def fill(out):
             pack(self.params[f"{path}.weight"].reshape(k, c, r * s), scale, 0, out)
-            if plus:
+            if plus and x2:
                 pack(self.params[f"{path2}.weight"].reshape(k, x2.c, 1), np.ones(k), r * s * c, out)
                 release(self.params[f"{path2}.weight"])
             release(self.params[f"{path}.weight"])
@@ -221,7 +222,7 @@ class Plan:
         else:                                                             # too few for that: channels of its own
             panels_a_task, tiles_a_task = 1, tiles
         columns |= dict(P=rows, Q=across, STEP=height, SRC_ROW=stride * x.row, SRC_PIXEL=stride * x.pitch, WEIGHT=place, PANELS=panels,
-                        PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(not norm), OFFS=len(self.offs),
+                        PANEL=steps * NR, BIAS=self._vector((path, norm, "bias"), shift), LINEAR=int(not norm), OFFS=len(self.runs),
                         NRUNS=len(starts + starts2), RUN=run, FIRST2=len(starts), TILES_A_TASK=tiles_a_task,
                         PANELS_A_TASK=panels_a_task, PANELS_OUTER=int(far))
         if two:
@@ -229,7 +230,7 @@ class Plan:
         self._op(f"{path} + downsample.conv" if plus else path, L.CONV, -(-panels // panels_a_task) * -(-tiles // tiles_a_task),
                  f"direct {r}×{s}", src=x, src2=x2, dst=y, res=residual, two=two, start=(-pad, -pad), tile=tile_name(across, height),
                  flops=2 * p * q * k * steps, computed=2 * rows * computed(across, height) * panels * NR * steps, weights=k * steps, **columns)
-        self.offs += starts + starts2
+        self.runs += starts + starts2
 
     def _runs(self, x: Tensor, r: int, s: int, dilation: int) -> tuple[list[int], int]:
         """Where the runs of an r×s kernel begin, and how long they are."""
@@ -249,7 +250,7 @@ class Plan:
         for m in (2, 4):
             places, tiles = (m + 2) ** 2, -(-p // m) * -(-q // m)
             costs[m] = places * (c * k * max(2 * computed(tiles, best_step(tiles)), WEIGHT_COST) + tiles * (c + k) * ACTIVATION_COST)
-        return min(costs, key=costs.get)
+        return min(costs, key=costs.__getitem__)
 
     def _winograd_conv(self, path: str, x: Tensor, y: Tensor, norm: str, m: int) -> None:
         """A 3×3 convolution as transform, n² matrix products (places stand for pictures, each with weights of its own), transform."""
@@ -264,10 +265,10 @@ class Plan:
         zero, bias, half = self._vector(("zero", k), np.zeros(k)), self._vector((path, norm, "bias"), shift), -(-panels // 2)
         ends, shape = dict(M=m, Q=across, CHANNELS=c, CHANNELS_OUT=k, BIAS=bias), dict(H=y.h, W=y.w)
         product = dict(WEIGHT=self.packed.add((path, norm, m), (places, panels, c, NR), fill), WEIGHT_PICTURE=panels * c * NR, PANELS=panels,
-                       PANEL=c * NR, OFFS=len(self.offs), RUN=c)
-        cost = dict(flops=2 * 9 * y.h * y.w * c * k, weights=places * k * c)
+                       PANEL=c * NR, OFFS=len(self.runs), RUN=c)
+        cost: dict[str, Any] = dict(flops=2 * 9 * y.h * y.w * c * k, weights=places * k * c)
         name = f"F({m}×{m})"
-        self.offs.append(0)
+        self.runs.append(0)
         size = places * panels * NR * c * 4
         if size <= 4 * NEAR:                                              # each thread walks over all weights, for tiles of its own
             each = -(-tiles // self.threads) if size > NEAR else min(MR, tiles)
@@ -287,8 +288,8 @@ class Plan:
         self._op(path, L.WINOGRAD_OUT, down, name, src=z, dst=y, scratch=(z,), **ends, **shape)
 
     def _op(self, layer: str, kind: int, tasks: int, algorithm: str, *, src: Tensor | None = None, src2: Tensor | None = None,
-            dst: Tensor | None = None, res: Tensor | None = None, two: Tensor | None = None, start: tuple[int, int] = (0, 0), tile: str = "",
-            flops: int = 0, computed: int = 0, weights: int = 0, scratch: Collection[Tensor] = (), **columns: int) -> None:
+            dst: Tensor, res: Tensor | None = None, two: Tensor | None = None, start: tuple[int, int] = (0, 0), tile: str = "",
+            flops: int = 0, computed: int = 0, weights: int = 0, scratch: Collection[Tensor] = (), **columns: Any) -> None:
         """Append an operation. Places and strides come from its tensors, unless given; of src it reads from pixel `start` on. The cost: flops
         and those computed, floats of weights, and its tensors but those that are only `scratch`."""
         for tensor in (dst, two):
@@ -312,9 +313,10 @@ class Plan:
         count = 1 + max(i for i, places in enumerate(self.places) for role in ("DST", "TWO") if role in places and places[role][0] in outputs)
         for tensor in outputs:
             tensor.last = FOREVER
+        self.offs = np.array(self.runs, np.int64)
         behind = 2 * MR * max(t.pitch for t in self.all)                  # a tile reads all its pixels, even where fewer are left
         self.size = place([t for t in self.all if t.first < count]) + behind
-        self.ops, self.offs, self.work = np.zeros((count, L.COLUMNS), np.int64), np.array(self.offs, np.int64), self.work[:count]
+        self.ops, self.work = np.zeros((count, L.COLUMNS), np.int64), self.work[:count]
         for op, columns, places in zip(self.ops, self.rows, self.places):
             for column, value in (columns | {role: tensor.at(y, x) for role, (tensor, y, x) in places.items()}).items():
                 op[getattr(L, column)] = value
@@ -328,5 +330,5 @@ class HeadPlan(Plan):
 
     def _build(self, h: int, w: int) -> None:
         step = self.graph.steps[-1]
-        self.source = self.tensors[step.source] = self._tensor(h, w, step.c_in)
-        self._convolution(step, self.source)
+        self.tensors[step.source] = self._tensor(h, w, step.c_in)
+        self._convolution(step, self.tensors[step.source])

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..table import Table, Tabular
+from ..table import Row, Table, Tabular
 from .loops import tile
 from .memory import aligned
 from .plan import Work
@@ -42,11 +42,14 @@ class PlanReport(Tabular):
 
     def table(self) -> Table:
         """One row a layer, the totals, and what the machine could do."""
-        rows = [("layer", "algorithm", "tile", "GFLOP", "computed", "MB", "ms", "GFLOP/s", "of peak")]
-        for l in [*self.layers, None, LayerPlan("total", "", "", *(sum(getattr(layer, name) for layer in self.layers) for name in
-                                                                    ("gflop", "computed", "megabytes", "ms")))]:
-            rows.append(l and (l.layer, l.algorithm, l.tile, f"{l.gflop:.3f}", f"{l.computed:.3f}", f"{l.megabytes:.2f}", f"{l.ms:.2f}",
-                               f"{l.computed / l.ms * 1e3:.0f}", f"{l.computed / l.ms * 1e3 / self.peak:.0%}"))
+        rows: list[Row] = [("layer", "algorithm", "tile", "GFLOP", "computed", "MB", "ms", "GFLOP/s", "of peak")]
+        figures = ("gflop", "computed", "megabytes", "ms")
+        total = LayerPlan("total", "", "", *(sum(getattr(layer, name) for layer in self.layers) for name in figures))
+        for layer in (*self.layers, total):
+            rate = layer.computed / layer.ms * 1e3
+            rows += [None] if layer is total else []
+            rows.append((layer.layer, layer.algorithm, layer.tile, f"{layer.gflop:.3f}", f"{layer.computed:.3f}",
+                         f"{layer.megabytes:.2f}", f"{layer.ms:.2f}", f"{rate:.0f}", f"{rate / self.peak:.0%}"))
         size = "×".join(map(str, self.input_size))
         return Table(rows, right=3, below=[f"{self.model}, {size}, {self.threads} threads: they reach {self.peak:.0f} GFLOP/s, "
                                            f"and read {self.bandwidth:.0f} GB/s from memory"])
@@ -65,7 +68,10 @@ def _together(threads: int, work) -> float:
     def once():
         crew = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
         start = time.perf_counter()
-        [t.start() for t in crew], [t.join() for t in crew]
+        for thread in crew:
+            thread.start()
+        for thread in crew:
+            thread.join()
         return time.perf_counter() - start
     return min(once() for _ in range(5))
 

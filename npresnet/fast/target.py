@@ -26,6 +26,7 @@ KNOWN = {"x86-64-v4": {"avx512f", "avx2", "fma"}, "skylake-avx512": {"avx512f", 
          "x86-64-v3": {"avx2", "fma"}, "haswell": {"avx2", "fma"}, "skylake": {"avx2", "fma"}, "znver2": {"avx2", "fma"},
          "znver3": {"avx2", "fma"}}
 
+SIZES: tuple[int, ...]
 # floats a vector, vectors a tile is wide, and how many pixels high a tile may be
 if "avx512f" in features():
     VL, NV, SIZES = 16, 2, (14, 8, 7, 4)                          # 28 of 32 registers hold sums

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 
 from .kernels import F32, I64
 
-MATRICES = {
+MATRICES: dict[int, dict[str, list]] = {
     2: dict(BT=[[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
             G=[[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
             AT=[[1, 1, 1, 0], [0, 1, -1, -1]]),

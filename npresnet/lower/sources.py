@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from importlib.resources import files
+from types import FunctionType
 
 
 @cache
@@ -26,7 +27,7 @@ def digest(package: str) -> str:
     return total.hexdigest()[:8]
 
 
-def named_by_sources(function, package: str):
+def named_by_sources(function: FunctionType, package: str) -> FunctionType:
     """`function`, with the digest of `package` in the name by which its compiled code is kept."""
     function.__qualname__ = f"{function.__name__}_{digest(package)}"
     return function
