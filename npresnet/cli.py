@@ -1,7 +1,7 @@
-"""The command line, `npresnet COMMAND …` or `python -m npresnet COMMAND …`: `commands/` put together.
+"""The command line, `npresnet` or `python -m npresnet`: the commands of `commands/` put together.
 
-Results go to stdout, complaints and progress to stderr. Exit code 0: all done; 1: some input failed,
-the rest was done; 2: wrong usage.
+Results go to stdout, complaints and progress to stderr. Exit code 0: all done; 1: some input
+failed, the rest was done; 2: wrong usage.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             called += f" {args.command}"
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")                   # what matters is said in our words
+                warnings.simplefilter("ignore")                   # what matters is said anyway
                 code = args.run(args)
         print(end="", flush=True)                                 # there may be no stdout at all
         return code

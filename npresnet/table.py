@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 
-Row = tuple[str, ...] | None                                      # cells, or a rule across the table
+Row = tuple[str, ...] | None                                      # cells, or a rule across
 
 
 def format_table(rows: Sequence[Row], right: int) -> str:

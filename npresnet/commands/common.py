@@ -92,7 +92,7 @@ def find_pictures(names: Sequence[str]) -> list[str]:
     empty: list[str] = []
     for name in names:
         if not os.path.isdir(name):
-            files.append(name)                                    # if it isn't there, it is said later
+            files.append(name)                                    # perhaps missing: said later
             continue
         found = sorted(str(path) for path in Path(name).rglob("*")
                        if path.suffix.lower() in PICTURES and not os.path.isdir(path))
@@ -102,7 +102,7 @@ def find_pictures(names: Sequence[str]) -> list[str]:
     if not files:
         where, endings = ", ".join(map(printable, names)), ", ".join(sorted(PICTURES))
         raise UsageError(f"no pictures in {where} (files that end in {endings})")
-    return files + empty                                          # reported, as a file that fails is
+    return files + empty                                          # the empty are said later, too
 
 
 def read_pictures(args: argparse.Namespace, files: list[str], transform: Transform,

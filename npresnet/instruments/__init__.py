@@ -1,4 +1,4 @@
-"""What is held against the network: nothing here computes a layer, all of it looks at those that do.
+"""What is held against the network: nothing here computes a layer, it looks at those that do.
 
     summary.py      what each layer costs: shapes, parameters, multiply-adds, activations
     comparison.py   two runs held against each other, layer by layer

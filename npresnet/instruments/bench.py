@@ -1,10 +1,10 @@
 """How fast npresnet is on this machine, beside the runtimes people deploy.
 
-All get the same weights, pictures and number of threads. Every contender (`contenders.py`) and batch
-size runs in a process of its own, because the threads of one runtime go on spinning and disturb the
-next. They take turns, ROUNDS times over (A B C A B C …), so that a machine that slows down or speeds
-up does so for all. Whether they compute the same thing is measured too: their logits are held
-against the readable reference's (`network.py`).
+All get the same weights, pictures and number of threads. Every contender (`contenders.py`) and
+batch size runs in a process of its own, because the threads of one runtime go on spinning and
+disturb the next. They take turns, ROUNDS times over (A B C A B C …), so that a machine that slows
+down or speeds up does so for all. Whether they compute the same thing is measured too: their logits
+are held against the readable reference's (`network.py`).
 """
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from .comparison import compare
 from .contenders import CONTENDERS, pictures
 
 ROUNDS = 3
-F32_LIMIT, LIMIT = 1e-3, 0.1            # a larger max Δ, in float32 or in less, is another network's
+# A larger max Δ of the logits, in float32 or in less, is another network's.
+F32_LIMIT, LIMIT = 1e-3, 0.1
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
            "NUMBA_NUM_THREADS")
 # With these OpenBLAS takes the processor for another one.
@@ -224,7 +225,7 @@ def ask(job: dict, wanted: np.ndarray) -> dict:
                           stdin=subprocess.DEVNULL, capture_output=True)
     try:
         answer: dict = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):                  # it was killed, for memory perhaps, or crashed
+    except (IndexError, ValueError):                              # killed, perhaps, or crashed
         killed = done.returncode < 0
         how = f"ended by signal {-done.returncode}" if killed else f"exit code {done.returncode}"
         last_line = done.stderr.decode(errors="replace").splitlines()[-1:]

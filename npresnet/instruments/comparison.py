@@ -158,7 +158,8 @@ def _difference(path: str, x: np.ndarray, y: np.ndarray) -> LayerDifference:
     share = delta.ravel() / (scale or 1.0)
     rank = ceil(99 * share.size / 100) - 1                        # no interpolation: Inf stays Inf
     p99 = np.partition(share, rank)[rank]
-    return LayerDifference(path, x.shape, float(share.max()), float(p99), float(share.mean()), scale)
+    return LayerDifference(path, x.shape, max_delta=float(share.max()), p99_delta=float(p99),
+                           mean_delta=float(share.mean()), scale=scale)
 
 
 def _plain(value: Any) -> Any:

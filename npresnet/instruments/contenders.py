@@ -1,8 +1,9 @@
 """What `npresnet bench` holds against each other: how each contender starts, and how it is timed.
 
 `python -m npresnet.instruments.contenders JOB` is a process that measures one of them: it warms up,
-times calls, and prints one line of JSON. The other runtimes are imported there, each in the function
-that starts it; their network comes from a folder that `tests/benchmarks/make_peers.py` wrote.
+times calls, and prints one line of JSON. The other runtimes are imported there, each in the
+function that starts it; their network comes from a folder that `tests/benchmarks/make_peers.py`
+wrote.
 """
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ class Unavailable(Exception):
 class Started(NamedTuple):
     """A contender ready to run.
 
-    forward: pictures (N, C, H, W) → logits (N, classes). version: of the library that does the work.
+    forward: pictures (N, C, H, W) → logits (N, classes). version: of the library that does it.
     """
     forward: Callable[[np.ndarray], np.ndarray]
     version: str
@@ -148,7 +149,7 @@ OWN = tuple(name for name, contender in CONTENDERS.items() if not contender.pack
 def read_peers(folder: str) -> dict:
     """What the other runtimes' folder holds.
 
-    `model`: its name. `size`: (H, W) of its pictures. `network`: the arguments of PyTorch's network.
+    `model`: its name. `size`: (H, W) of its pictures. `network`: the arguments of PyTorch's.
     Raises ValueError if it isn't such a folder.
     """
     try:

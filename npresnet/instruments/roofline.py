@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Colours that nobody confuses.
 KINDS = {"1×1": "#0072B2", "3×3": "#E69F00", "Winograd": "#009E73", "other": "#CC79A7"}
 LABELLED = 6                                          # layers that get their names: the slowest
-AREA = 55                                             # square points of a dot for each percent of time
+AREA = 55                                             # square points for each percent of the time
 
 
 class Dot(NamedTuple):
