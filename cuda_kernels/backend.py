@@ -23,7 +23,7 @@ from npresnet.lower.sources import named_by_sources
 MISSING = "numba-cuda is not installed: pip install 'npresnet[cuda]' (or 'npresnet[cuda12]')"
 
 try:
-    import numba_cuda
+    import numba_cuda  # noqa: F401  (without it `numba.cuda` is Numba's own old copy, or nothing)
     from numba import cuda
     from numba import types as cuda_types
 except ImportError as error:
@@ -170,7 +170,7 @@ def device_of(x) -> int | None:
 def configured(kernel, grid: tuple[int, ...], stream):
     """`kernel`, to be called with its arguments: a launch on `stream` of `grid` blocks of its own shape."""
     if SIMULATOR:
-        return lambda *args: kernel[grid, kernel.block](*args)
+        return kernel[grid, kernel.block]
     from numba.cuda.core.errors import NumbaPerformanceWarning
 
     with warnings.catch_warnings():                               # of grids that are small, which small pictures have

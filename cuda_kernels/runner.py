@@ -178,7 +178,7 @@ class Runner(Backend):
         n = ceil(n / ceil(n / limit))                             # groups of like size need one plan
         while True:
             try:
-                return self.plans.get_or_make((n, what), lambda: self._bind(self._plan(n, size, wanted, head_only)))
+                return self.plans.get_or_make((n, what), lambda n=n: self._bind(self._plan(n, size, wanted, head_only)))
             except Exception as error:
                 full = out_of_memory(error)
                 if n == 1 and full:

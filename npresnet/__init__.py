@@ -1,11 +1,13 @@
-"""npresnet: ResNetV2 without a framework. NumPy to read and step through, the same weights and the same numbers as timm.
+"""npresnet: ResNetV2 without a framework. NumPy to read and step through, timm's weights and numbers.
 
     import npresnet
     from PIL import Image
 
-    model = npresnet.create_model("demo")                                      # or "resnetv2_50.a1h_in1k", pretrained=True
-    transform = npresnet.data.create_transform(**npresnet.data.resolve_model_data_config(model))
-    logits = model(transform(Image.open("photo.jpg").convert("RGB"))[None])    # (1, classes) float32
+    model = npresnet.create_model("demo")       # or "resnetv2_50.a1h_in1k", pretrained=True
+    config = npresnet.data.resolve_model_data_config(model)
+    transform = npresnet.data.create_transform(**config)
+    image = Image.open("photo.jpg").convert("RGB")
+    logits = model(transform(image)[None])      # (1, classes) float32
 
 Everything is imported when it is first used, so `import npresnet` costs next to nothing.
 """
@@ -15,29 +17,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from . import data, ops
-    from .data import load_image
-    from .errors import (
-        DeviceError,
-        DownloadError,
-        ImageError,
-        MissingDependencyError,
-        NpresnetError,
-        WeightsError,
-    )
-    from .instruments.comparison import Comparison, LayerDifference, compare
-    from .instruments.summary import Summary
-    from .labels import Label, imagenet_labels, model_labels
-    from .model import ResNetV2, create_model
-    from .ops import softmax, topk
-    from .variants import list_models
-    from .weights import read_weights, write_weights
+    from . import data as data
+    from . import ops as ops
+    from .data import load_image as load_image
+    from .errors import DeviceError as DeviceError
+    from .errors import DownloadError as DownloadError
+    from .errors import ImageError as ImageError
+    from .errors import MissingDependencyError as MissingDependencyError
+    from .errors import NpresnetError as NpresnetError
+    from .errors import WeightsError as WeightsError
+    from .instruments.comparison import Comparison as Comparison
+    from .instruments.comparison import LayerDifference as LayerDifference
+    from .instruments.comparison import compare as compare
+    from .instruments.summary import Summary as Summary
+    from .labels import Label as Label
+    from .labels import imagenet_labels as imagenet_labels
+    from .labels import model_labels as model_labels
+    from .model import ResNetV2 as ResNetV2
+    from .model import create_model as create_model
+    from .ops import softmax as softmax
+    from .ops import topk as topk
+    from .variants import list_models as list_models
+    from .weights import read_weights as read_weights
+    from .weights import write_weights as write_weights
 
 __version__ = "0.1.0"
 
 _HOME = {
     "data": ("load_image",),
-    "errors": ("DeviceError", "DownloadError", "ImageError", "MissingDependencyError", "NpresnetError", "WeightsError"),
+    "errors": ("DeviceError", "DownloadError", "ImageError", "MissingDependencyError",
+               "NpresnetError", "WeightsError"),
     "instruments.comparison": ("compare", "Comparison", "LayerDifference"),
     "instruments.summary": ("Summary",),
     "labels": ("Label", "imagenet_labels", "model_labels"),

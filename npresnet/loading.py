@@ -170,8 +170,8 @@ def initial_state(shapes: Mapping[str, Shape], seed: int) -> dict[str, np.ndarra
                      else np.sqrt(2 / (shape[0] * shape[2] * shape[3])))
             array = rng.standard_normal(shape, np.float32) * np.float32(sigma)
         else:
-            ones = name.endswith("running_var") or (name.endswith(".weight"))
-            array = np.full(shape, 1.0 if ones else 0.0, np.float32)
+            one = name.endswith(("running_var", ".weight"))
+            array = np.full(shape, 1.0 if one else 0.0, np.float32)
         array.flags.writeable = False
         state[name] = array
     return state

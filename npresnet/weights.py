@@ -92,9 +92,9 @@ def _map(path: Path) -> mmap.mmap:
 def _why_unreadable(path: Path, error: Exception) -> str:
     if os.path.isdir(path):
         return "is a folder, not a safetensors file"
-    if isinstance(error, OSError) and not isinstance(error, SafetensorError):
-        if error.errno is not None:
-            return f"can't be read ({error.strerror})"
+    system_error = isinstance(error, OSError) and not isinstance(error, SafetensorError)
+    if system_error and error.errno is not None:
+        return f"can't be read ({error.strerror})"
     if not os.path.exists(path):                            # a NUL in its name
         return "no such file"
     size = path.stat().st_size

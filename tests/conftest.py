@@ -1,7 +1,14 @@
-"""Tests of the cuda backend are skipped where there is no GPU, and say so."""
+"""Tests of the cuda backend are skipped, visibly, where there is no GPU; fixtures of many files."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from helpers import awkward_picture
+from PIL import Image
+
+from npresnet import create_model
+from npresnet.variants import BASIC, VARIANTS, Variant
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -10,3 +17,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         found = is_available()
         if not found:
             pytest.skip(f"needs a GPU: {found.reason}")
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder with two pictures, and between them in the alphabet one that is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(awkward_picture(90, 70)).save(folder / "a.png")
+    (folder / "b.jpg").write_text("no picture")
+    Image.fromarray(awkward_picture(70, 90, seed=1)).save(folder / "c.png")
+    return folder
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Path:
+    """Weights of a tiny model that `--model tiny` knows, for three classes."""
+    variant = Variant("tiny", (1, 1, 1, 1), BASIC, width=0.125)
+    monkeypatch.setitem(VARIANTS, "tiny", variant)
+    create_model("tiny", num_classes=3).save(tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors"

@@ -26,8 +26,8 @@ def test_the_file_is_small_half_precision_and_whole():
     print(f"{size / 1e6:.2f} MB")
     assert size < 4e6
     with safe_open(demo.WEIGHTS, framework="np") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-        dtypes = {file.get_slice(name).get_dtype() for name in file.keys()
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        dtypes = {file.get_slice(name).get_dtype() for name in shapes
                   if not name.endswith("num_batches_tracked")}
     assert shapes == build_graph(DEMO, num_classes=10).parameter_shapes() and dtypes == {"F16"}
 

@@ -12,8 +12,9 @@ from npresnet.fast.report import LayerPlan, PlanReport
 from npresnet.instruments.bench import Measurement, Result
 from npresnet.table import Table, Tabular, format_table
 
-TABLE = Table([("layer", "kind", "ms"), ("<a>", "x & y", "1.5"), None, ("total", '"', "12.25")], right=2,
-              above=["<script>alert(1)</script>"], below=["a <b>", "done"], marked=[1])
+ROWS = [("layer", "kind", "ms"), ("<a>", "x & y", "1.5"), None, ("total", '"', "12.25")]
+TABLE = Table(ROWS, right=2, above=["<script>alert(1)</script>"], below=["a <b>", "done"],
+              marked=[1])
 
 
 class Reader(HTMLParser):

@@ -11,16 +11,23 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import (BACKENDS, LAYER_TOLERANCE, LOGITS_TOLERANCE, assert_close, awkward_picture,
-                     random_pictures, random_state)
+from helpers import (
+    BACKENDS,
+    LAYER_TOLERANCE,
+    LOGITS_TOLERANCE,
+    assert_close,
+    awkward_picture,
+    random_pictures,
+    random_state,
+)
 from PIL import Image
 
 timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'npresnet[parity]'")
 import torch
 
-import npresnet  # noqa: E402
-from npresnet.model import ResNetV2  # noqa: E402
-from npresnet.variants import PRETRAINED, VARIANTS, pretrained_cfg  # noqa: E402
+import npresnet
+from npresnet.model import ResNetV2
+from npresnet.variants import PRETRAINED, VARIANTS, pretrained_cfg
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 

@@ -263,6 +263,7 @@ class Plan:
             pack_winograd(weight.reshape(k, c, 9), scale, np.array(MATRICES[m]["G"], np.float64), out)
             release(weight)
         zero, bias, half = self._vector(("zero", k), np.zeros(k)), self._vector((path, norm, "bias"), shift), -(-panels // 2)
+        ends: dict[str, Any]
         ends, shape = dict(M=m, Q=across, CHANNELS=c, CHANNELS_OUT=k, BIAS=bias), dict(H=y.h, W=y.w)
         product = dict(WEIGHT=self.packed.add((path, norm, m), (places, panels, c, NR), fill), WEIGHT_PICTURE=panels * c * NR, PANELS=panels,
                        PANEL=c * NR, OFFS=len(self.runs), RUN=c)

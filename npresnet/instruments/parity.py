@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MissingDependencyError
+from ..errors import MissingDependencyError, printable
 from ..model import ResNetV2
 from ..variants import DEMO
 
@@ -28,11 +28,16 @@ def timm_trace(model: ResNetV2) -> Callable[[np.ndarray], dict[str, np.ndarray]]
 
     It takes pictures (N, C, H, W) float32 and gives the outputs of the modules that `model.trace`
     names, timm module path → float32 array, in the same order.
-    Raises MissingDependencyError if timm isn't installed.
+    Raises MissingDependencyError if timm isn't installed, or can't be imported.
     """
     check_timm()
-    import timm
-    import torch
+    try:
+        import timm
+        import torch
+    except Exception as error:                                    # a torchvision that doesn't fit
+        why = printable(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise MissingDependencyError("timm is installed, but can't be imported "
+                                     f"({why}): pip install 'npresnet[parity]'") from error
 
     variant = model.variant
     architecture = "resnetv2_50" if variant.name == DEMO.name else variant.name

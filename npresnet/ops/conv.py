@@ -130,7 +130,7 @@ def conv2d_naive(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = No
     It is the oracle for tests, and slow on purpose.
     """
     _check_conv(x, weight, bias, groups)
-    (n, c, h, w), (k, cg, r, s) = x.shape, weight.shape
+    (n, _, h, w), (k, cg, r, s) = x.shape, weight.shape
     (sh, sw), (ph, pw), (dh, dw) = pair(stride), pair(padding), pair(dilation)
     p, q = output_size(h, r, sh, ph, dh), output_size(w, s, sw, pw, dw)
     y = np.zeros((n, k, p, q), np.float64)
