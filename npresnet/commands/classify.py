@@ -46,8 +46,9 @@ def run(args: argparse.Namespace) -> int:
     for file, x in read_pictures(args, files, transform, rows):
         probabilities, indices = topk(softmax(model(x)), min(args.top, len(labels)))
         if not np.isfinite(probabilities).all():
-            raise WeightsError(f"{args.weights or args.model}: the weights are finite, but what "
-                               f"they make of {printable(file)} is not")
+            source = printable(args.weights or args.model)
+            raise WeightsError(f"{source}: the weights are finite, but what they make of "
+                               f"{printable(file)} is not")
         best = [(labels[i], float(p)) for i, p in zip(indices[0], probabilities[0])]
         rows.append({"file": file, "predictions": [
             dict(index=label.index, wnid=label.wnid, label=label.name, probability=p)
