@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -178,7 +179,8 @@ class Runner(Backend):
         n = ceil(n / ceil(n / limit))                             # groups of like size need one plan
         while True:
             try:
-                return self.plans.get_or_make((n, what), lambda n=n: self._bind(self._plan(n, size, wanted, head_only)))
+                bind = partial(self._planned, n, size, wanted, head_only)
+                return self.plans.get_or_make((n, what), bind)
             except Exception as error:
                 full = out_of_memory(error)
                 if n == 1 and full:
@@ -188,6 +190,9 @@ class Runner(Backend):
                 if n == 1 or not (full or isinstance(error, DeviceError)):
                     raise
                 n = self.limits[what] = ceil(n / 2)
+
+    def _planned(self, n: int, size: tuple, wanted: list[str] | None, head_only: bool) -> Ready:
+        return self._bind(self._plan(n, size, wanted, head_only))
 
     def _bind(self, plan: Plan) -> Ready:
         """Allocate what the plan needs and isn't there, give its launches their arguments. A larger workspace makes older plans void.

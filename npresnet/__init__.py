@@ -1,4 +1,4 @@
-"""npresnet: ResNetV2 without a framework. NumPy to read and step through, timm's weights and numbers.
+"""npresnet: ResNetV2 without a framework, in NumPy to read and step through, with timm's numbers.
 
     import npresnet
     from PIL import Image

@@ -80,7 +80,7 @@ class Reference(Backend):
         def keep(path: str, y: np.ndarray) -> None:
             if path in paths:
                 found[path] = y
-        self._run(x, self.graph.last_of(paths), keep)
+        self._run(x, [layer.path for layer in self.graph.layers if layer.path in paths][-1], keep)
         return [found[path] for path in paths]
 
     def head(self, features: np.ndarray, path: str) -> np.ndarray:

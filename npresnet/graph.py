@@ -142,10 +142,6 @@ class Graph:
         makes = [not {step.path, step.block, step.norm}.isdisjoint(paths) for step in self.steps]
         return self.steps[:len(makes) - makes[::-1].index(True)]
 
-    def last_of(self, paths: Collection[str]) -> str:
-        """Which of some layers comes last."""
-        return [layer.path for layer in self.layers if layer.path in paths][-1]
-
     def taps(self, take: list[int], norm: bool, stop_early: bool) -> tuple[list[str], str]:
         """Names of the feature maps numbered in `take`, and of the last layer that a pass which
         gives them out has to run: see `ResNetV2.forward_intermediates`."""
@@ -172,7 +168,11 @@ class Graph:
         """Name → shape of every tensor in the state dict, in timm's order: weights float32,
         `num_batches_tracked` int64 scalars."""
         shapes: dict[str, Shape] = {}
-        for layer in _as_defined(self.layers):
+        # timm's modules define a block's downsample before its other layers.
+        blocks = groupby(self.layers, lambda layer: layer.path.split(".")[:4])
+        defined = [layer for _, block in blocks
+                   for layer in sorted(block, key=lambda each: ".downsample." not in each.path)]
+        for layer in defined:
             path, step = layer.path, layer.step
             if layer.kind in ("conv", "linear"):
                 shapes[f"{path}.weight"] = (step.c_out, step.c_in, step.kernel, step.kernel)
@@ -184,24 +184,15 @@ class Graph:
                 shapes[f"{path}.{COUNTER}"] = ()
         return shapes
 
+    def count_parameters(self) -> int:
+        """How many numbers gradient descent has learned."""
+        shapes = self.parameter_shapes()
+        return sum(math.prod(shape) for name, shape in shapes.items() if is_parameter(name))
+
 
 def is_parameter(name: str) -> bool:
     """Whether a tensor is learned by gradient descent: batch norm's running statistics are not."""
     return not name.endswith(("running_mean", "running_var", COUNTER))
-
-
-def count_parameters(graph: Graph) -> int:
-    """How many numbers gradient descent has learned."""
-    shapes = graph.parameter_shapes()
-    return sum(math.prod(shape) for name, shape in shapes.items() if is_parameter(name))
-
-
-def _as_defined(layers: tuple[Layer, ...]) -> list[Layer]:
-    """Layers in the order of timm's modules, which define a block's downsample before its norm1."""
-    ordered: list[Layer] = []
-    for _, block in groupby(layers, lambda layer: layer.path.split(".")[:4]):
-        ordered += sorted(block, key=lambda layer: ".downsample." not in layer.path)
-    return ordered
 
 
 @cache

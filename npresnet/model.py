@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backend import BACKENDS, Backend, choose_backend
-from .graph import build_graph, count_parameters
+from .graph import build_graph
 from .loading import check_weights, classes_in, find_source, fit_tensors, initial_state
 from .variants import COUNTER, GLOBAL_POOLS, FeatureInfo, Variant, take_indices
 from .weights import read_weights, write_weights
@@ -199,7 +199,7 @@ class ResNetV2:
     def __repr__(self) -> str:
         classes = f"{self.num_classes} classes" if self.num_classes else "embeddings"
         gives = "feature maps" if self.features_only else classes
-        return (f"<npresnet.ResNetV2 {self.variant.name}, {count_parameters(self.graph):,} "
+        return (f"<npresnet.ResNetV2 {self.variant.name}, {self.graph.count_parameters():,} "
                 f"parameters, {gives}, backend {self.backend}>")
 
     # --- inside -----------------------------------------------------------------------------------

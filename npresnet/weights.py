@@ -92,8 +92,7 @@ def _map(path: Path) -> mmap.mmap:
 def _why_unreadable(path: Path, error: Exception) -> str:
     if os.path.isdir(path):
         return "is a folder, not a safetensors file"
-    system_error = isinstance(error, OSError) and not isinstance(error, SafetensorError)
-    if system_error and error.errno is not None:
+    if isinstance(error, OSError) and not isinstance(error, SafetensorError) and error.errno:
         return f"can't be read ({error.strerror})"
     if not os.path.exists(path):                            # a NUL in its name
         return "no such file"

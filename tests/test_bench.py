@@ -212,7 +212,7 @@ def test_one_that_has_nothing_to_add_is_asked_once(capsys, monkeypatch, asked):
 def test_openvino_in_float32_is_not_measured_twice(monkeypatch):
     for precision in ("f32", "bf16"):
         started = contenders.Started(lambda x: x, "openvino 1", precision)
-        monkeypatch.setattr(contenders, "compile_openvino", lambda job: started)
+        monkeypatch.setattr(contenders, "compile_openvino", lambda job, made=started: made)
         if precision == "bf16":
             assert contenders.start_openvino_default({}) is started
         else:

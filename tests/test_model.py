@@ -99,7 +99,7 @@ def test_compare_names_the_first_to_diverge(backend):
     state[name] = state[name] * np.float32(1.01)
     model.load_state_dict(state)
     result = npresnet.compare(a, model.trace(x))
-    fused = "norm3" if backend == "numba" else "conv2"            # conv2 itself isn't computed there
+    fused = "norm3" if backend == "numba" else "conv2"            # conv2 isn't computed there
     assert result.first_divergence == f"stages.1.blocks.2.{fused}"
     assert 0.005 < result.max_delta and "◀ first to diverge" in str(result)
     assert json.dumps(result.as_dict(), allow_nan=False)

@@ -1,7 +1,6 @@
 """The package as a user gets it: its wheel, what an import costs, whether the README is true."""
 from __future__ import annotations
 
-import ast
 import json
 import re
 import subprocess

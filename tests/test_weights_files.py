@@ -101,7 +101,8 @@ def test_tensors_anywhere_in_the_file(tmp_path, state):
     tensors = read_weights(path)
     assert tensors.pop("pad").tolist() == [7]
     assert all(array.flags.aligned and array.flags.c_contiguous for array in tensors.values())
-    checked = check_weights(tensors, build_graph(TINY, num_classes=CLASSES).parameter_shapes(), str(path))
+    shapes = build_graph(TINY, num_classes=CLASSES).parameter_shapes()
+    checked = check_weights(tensors, shapes, str(path))
     assert_same_state(checked, tiny_state(state))
 
 

@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
-    from ..graph import build_graph, count_parameters
+    from ..graph import build_graph
     from ..table import format_table
     from ..variants import PRETRAINED, find_variant, list_models
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
             classes = 10
         if weights or not args.pretrained:
             variant, _ = find_variant(name)
-            params = count_parameters(build_graph(variant, num_classes=classes))
+            params = build_graph(variant, num_classes=classes).count_parameters()
             rows.append(dict(name=name, params=params, weights=weights))
     if args.json:
         print_json(rows)

@@ -286,7 +286,7 @@ class Plan:
         self._op(path, L.CONV, places * -(-panels // half), name, src=v, dst=z, tile=tile_name(tiles, step), scratch=(v, z), **cost,
                  computed=2 * places * computed(tiles, step) * panels * NR * c, **product, PICTURES=places, BIAS=zero, LINEAR=1, NRUNS=1,
                  FIRST2=1, STEP=step, TILES_A_TASK=-(-tiles // step), PANELS_A_TASK=half, PANELS_OUTER=1)
-        self._op(path, L.WINOGRAD_OUT, down, name, src=z, dst=y, scratch=(z,), **ends, **shape)
+        self._op(path, L.WINOGRAD_OUT, down, name, src=z, dst=y, scratch=(z,), **(ends | shape))
 
     def _op(self, layer: str, kind: int, tasks: int, algorithm: str, *, src: Tensor | None = None, src2: Tensor | None = None,
             dst: Tensor, res: Tensor | None = None, two: Tensor | None = None, start: tuple[int, int] = (0, 0), tile: str = "",
