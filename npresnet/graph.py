@@ -116,9 +116,8 @@ class Graph:
     @cached_property
     def read(self) -> frozenset[str]:
         """Layers that somebody needs: those that a step reads, feature maps and the last layer."""
-        by_steps = {name for step in self.steps for name in (step.source, step.shortcut)}
         maps = {self.aliases.get(each.path, each.path) for each in self.feature_maps}
-        return frozenset(by_steps | maps | {self.last})
+        return frozenset(name for step in self.steps for name in (step.source, step.shortcut)) | maps
 
     @cached_property
     def borders(self) -> dict[str, int]:

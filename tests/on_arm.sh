@@ -38,6 +38,7 @@ if [ ! -e "$root/site" ]; then                                    # nothing of t
         --python-version 3.11 --implementation cp \
         numpy 'numba>=0.62' safetensors pillow tqdm pytest hypothesis pytest-timeout
     mv "$folder/site" "$root/site"
+    echo /site > "$root/usr/lib/python3/dist-packages/wheels.pth"
 fi
 mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
 trap 'umount "$root/proc"' EXIT
@@ -45,7 +46,7 @@ trap 'umount "$root/proc"' EXIT
 rm -rf "$root/project"
 mkdir "$root/project"
 (cd "$here" && git ls-files -z | xargs -0 cp --parents -t "$root/project")
-chroot "$root" env PYTHONPATH=/site HOME=/root sh -c '
+chroot "$root" env HOME=/root sh -c '
     cd /project
     python3 -c "import platform, llvmlite.binding as l; from npresnet.fast import target
 print(platform.machine(), l.get_host_cpu_name(), target.VL, target.NV, target.SIZES, target.FMA)"

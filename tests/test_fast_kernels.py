@@ -14,6 +14,7 @@ from numba import njit
 
 from npresnet import ops
 from npresnet.fast import loops, memory, packing, target, winograd
+from npresnet.lower import placement
 
 GUARD = np.float32(-12345.678)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="uses mprotect as Linux has it")
@@ -245,7 +246,7 @@ def test_packing_any_shape(k, c, taps, seed):
 def test_tensors_in_use_together_never_overlap(cases):
     tensors = [memory.Tensor(1, 1, w, 5, first=first, last=first + length)
                for w, first, length in cases]
-    size = memory.place(tensors)
+    size = placement.place(tensors)
     for i, a in enumerate(tensors):
         assert a.base % 16 == 0 and 0 <= a.base and a.base + a.size <= size
         for b in tensors[:i]:

@@ -22,7 +22,11 @@ from helpers import (
 )
 from PIL import Image
 
-timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'npresnet[parity]'")
+try:
+    import timm
+except Exception as error:                                        # or a torchvision that doesn't fit
+    pytest.skip(f"timm can't be imported ({type(error).__name__}: {error}): "
+                "pip install 'npresnet[parity]'", allow_module_level=True)
 import torch
 
 import npresnet
