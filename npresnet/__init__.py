@@ -16,6 +16,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from . import data as data
     from . import ops as ops
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from .instruments.comparison import Comparison as Comparison
     from .instruments.comparison import LayerDifference as LayerDifference
     from .instruments.comparison import compare as compare
-    from .instruments.summary import Summary as Summary
     from .labels import Label as Label
     from .labels import imagenet_labels as imagenet_labels
     from .labels import model_labels as model_labels
@@ -37,21 +38,20 @@ if TYPE_CHECKING:
     from .model import create_model as create_model
     from .ops import softmax as softmax
     from .ops import topk as topk
+    from .summary import Summary as Summary
     from .variants import list_models as list_models
     from .weights import read_weights as read_weights
     from .weights import write_weights as write_weights
-
-__version__ = "0.1.0"
 
 _HOME = {
     "data": ("load_image",),
     "errors": ("DeviceError", "DownloadError", "ImageError", "MissingDependencyError",
                "NpresnetError", "WeightsError"),
     "instruments.comparison": ("compare", "Comparison", "LayerDifference"),
-    "instruments.summary": ("Summary",),
     "labels": ("Label", "imagenet_labels", "model_labels"),
     "model": ("ResNetV2", "create_model"),
     "ops": ("softmax", "topk"),
+    "summary": ("Summary",),
     "variants": ("list_models",),
     "weights": ("read_weights", "write_weights"),
 }

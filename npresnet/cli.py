@@ -11,10 +11,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from . import __version__
 from .commands import bench, classify, compare, models, summary
 from .commands.common import FAILED, USAGE, UsageError, say
 from .errors import MissingDependencyError, NpresnetError
+from .version import __version__
 
 COMMANDS = (classify, summary, models, compare, bench)
 

@@ -192,8 +192,8 @@ class ResNetV2:
 
     def summary(self, input_size: tuple[int, int, int] | None = None) -> Any:
         """Table of the layers for pictures of `input_size` (C, H, W; default: the model's own): see
-        `npresnet.instruments.summary.Summary`."""
-        from .instruments.summary import summarise
+        `npresnet.summary.Summary`."""
+        from .summary import summarise
         return summarise(self.graph, input_size or self._own_size(), self._last)
 
     def __repr__(self) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a file imports from its own floor or from those below it.
-FLOORS = [["errors", "table"], ["ops"], ["variants"], ["graph", "network"], ["weights"], ["lower"],
+FLOORS = [["errors", "table", "version"], ["ops"], ["variants"], ["graph", "network"], ["weights"], ["lower"],
           ["backend"], ["fast"], ["labels", "data", "demo"], ["hub"], ["loading"],
-          ["instruments.summary", "instruments.comparison"], ["model"],
+          ["summary", "instruments.comparison"], ["model"],
           ["instruments.parity", "instruments.contenders"], ["instruments.bench"],
           ["instruments.roofline"], ["commands"], ["cli"]]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -1,6 +1,5 @@
 """What is held against the network: nothing here computes a layer, it looks at those that do.
 
-    summary.py      what each layer costs: shapes, parameters, multiply-adds, activations
     comparison.py   two runs held against each other, layer by layer
     parity.py       timm with the same tensors, to hold the network against
     bench.py        npresnet beside the runtimes people deploy: rounds, processes, table

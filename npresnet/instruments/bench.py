@@ -23,10 +23,10 @@ from statistics import median
 import numpy as np
 from tqdm import tqdm
 
-from .. import __version__
 from ..errors import printable
 from ..model import create_model
 from ..table import Row, Table, Tabular
+from ..version import __version__
 from .comparison import compare
 from .contenders import CONTENDERS, pictures
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from ..graph import Graph, is_parameter
-from ..table import Row, Table, Tabular
+from .graph import Graph, is_parameter
+from .table import Row, Table, Tabular
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,2 @@
+"""Which npresnet this is."""
+__version__ = "0.1.0"
