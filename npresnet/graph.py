@@ -115,9 +115,9 @@ class Graph:
 
     @cached_property
     def read(self) -> frozenset[str]:
-        """Layers that somebody needs: those that a step reads, feature maps and the last layer."""
-        maps = {self.aliases.get(each.path, each.path) for each in self.feature_maps}
-        return frozenset(name for step in self.steps for name in (step.source, step.shortcut)) | maps
+        """Layers that somebody needs: those that a step reads, and feature maps."""
+        names = [self.aliases.get(each.path, each.path) for each in self.feature_maps]
+        return frozenset(names).union(*((step.source, step.shortcut) for step in self.steps))
 
     @cached_property
     def borders(self) -> dict[str, int]:

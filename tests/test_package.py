@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,6 @@ PHOTO = ROOT / "tutorials" / "photo.jpg"
 
 
 def run(*command, cwd=ROOT, **environment):
-    import os
     done = subprocess.run([str(c) for c in command], cwd=cwd, env=os.environ | environment,
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
@@ -128,8 +128,9 @@ def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("npresnet.hub.fetch", lambda architecture, tag: weights)
     monkeypatch.chdir(ROOT / "tutorials")
     names: dict = {}
-    assert len(blocks("python")) == 4
-    for block in blocks("python"):
+    library = [block for block in blocks("python") if "pdb" not in block]
+    assert len(library) == 4
+    for block in library:
         exec(compile(block, "README.md", "exec"), names)
         for shape in re.findall(r"print\(o.shape\) +# (.*)", block):
             assert capsys.readouterr().out.split("\n")[:-1] == re.findall(r"\(.*?\)", shape)
@@ -137,6 +138,20 @@ def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     assert names["top5_class_indices"].shape == (1, 5)
     assert names["embedding"].shape == (1, 2048) and names["features"].shape == (1, 2048, 7, 7)
     assert names["layers"]["stages.0.blocks.0.norm1"].shape == (1, 16, 40, 40)
+
+
+def test_readme_script_stops_in_the_forward_pass():
+    """The debugger's first stop is Network.forward, and stepping on goes through its lines."""
+    script, = [block for block in blocks("python") if "pdb" in block]
+    assert len(script.splitlines()) == 5
+    commands = "where\nnext\np features.shape\nquit\n"
+    done = subprocess.run([sys.executable, "-c", script], input=commands, capture_output=True,
+                          text=True, cwd=ROOT / "tutorials", timeout=120,
+                          env=os.environ | dict(PYTHONPATH=str(ROOT)))
+    print(done.stdout)
+    first = done.stdout.splitlines()[0]
+    assert first.startswith("> ") and first.endswith("forward()") and "network.py" in first
+    assert "(1, 512, 5, 5)" in done.stdout and done.stderr == ""
 
 
 def test_readme_output_is_what_the_command_prints():

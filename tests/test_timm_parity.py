@@ -24,7 +24,7 @@ from PIL import Image
 
 try:
     import timm
-except Exception as error:                                        # or a torchvision that doesn't fit
+except Exception as error:                                        # a torchvision that doesn't fit
     pytest.skip(f"timm can't be imported ({type(error).__name__}: {error}): "
                 "pip install 'npresnet[parity]'", allow_module_level=True)
 import torch
