@@ -57,7 +57,8 @@ class Table:
             lines.append(f'<tr style="{rule}{colour}">')
             for i, cell in enumerate(row):
                 side = "right" if i >= self.right else "left"
-                lines.append(f'<{tag} style="text-align: {side}">{escape(cell)}</{tag}>')
+                style = f"text-align: {side}; padding: 0.1em 0.7em"
+                lines.append(f'<{tag} style="{style}">{escape(cell)}</{tag}>')
             lines.append("</tr>")
             rule = "" if number else "border-top: 1px solid; "    # below the heading
         lines.append("</table>")

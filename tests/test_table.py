@@ -42,7 +42,7 @@ class Reader(HTMLParser):
         if tag == "tr":
             self.rows.append([])
             self.styles.append(style)
-        self.align = style.removeprefix("text-align: ")
+        self.align = style.removeprefix("text-align: ").partition(";")[0]
 
     def handle_data(self, data):
         self.text += data
