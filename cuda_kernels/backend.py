@@ -169,8 +169,8 @@ def device_of(x) -> int | None:
 
 def configured(kernel, grid: tuple[int, ...], stream):
     """`kernel`, to be called with its arguments: a launch on `stream` of `grid` blocks of its own shape."""
-    if SIMULATOR:
-        return kernel[grid, kernel.block]
+    if SIMULATOR:                                                 # there kernel[…] is the kernel itself, changed: not before it is called
+        return lambda *args: kernel[grid, kernel.block](*args)  # noqa: PLW0108
     from numba.cuda.core.errors import NumbaPerformanceWarning
 
     with warnings.catch_warnings():                               # of grids that are small, which small pictures have

@@ -5,12 +5,19 @@ import os
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 
 from npresnet import variants
 
 BACKENDS = ["numpy", "numba", "cuda"]                             # cuda: see conftest.py
 LAYER_TOLERANCE = {"numpy": 5e-6, "numba": 1e-4, "cuda": 1e-5}
 LOGITS_TOLERANCE = {"numpy": 5e-6, "numba": 5e-5, "cuda": 1e-5}
+
+
+def slow_unless(quick, values) -> list:
+    """Parameters for pytest, of which all but those in `quick` are marked slow."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow)
+            for value in values]
 
 
 def assert_close(what: str, got: np.ndarray, want: np.ndarray, tolerance: float) -> float:

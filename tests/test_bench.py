@@ -66,6 +66,7 @@ def run(capsys, *argv) -> tuple[int, dict, list[str]]:
 # --- what it measures -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_measures_npresnets_own(capsys, monkeypatch):
     monkeypatch.setattr(bench, "ROUNDS", 2)
     code, result, lines = run(capsys, *TINY, "--runs", 2, "--threads", 2)
@@ -263,6 +264,7 @@ def test_a_folder_that_make_peers_did_not_write(capsys, tmp_path, text):
 # --- the other runtimes ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(any(find_spec(package) is None for package in ("torch", "onnx", "onnxruntime")),
                     reason="PyTorch, ONNX or ONNX Runtime isn't installed")
 def test_the_other_runtimes(capsys, tmp_path):

@@ -111,6 +111,7 @@ def test_only_their_own_wing_goes_into_compiled_functions():
                     f"{module.__name__}.{name} uses {used} of {home}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda isn't installed")
 def test_cuda_kernels_are_kept_under_the_digest_of_their_sources(copy):
     code = ("from cuda_kernels import conv2d; kernel = conv2d.naive\n"

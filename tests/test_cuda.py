@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 from types import SimpleNamespace
 
 import pytest
+from helpers import slow_unless
 
 import npresnet
 from cuda_kernels import is_available
@@ -34,7 +35,7 @@ no_gpu = pytest.mark.skipif(
 # --- kernels --------------------------------------------------------------------------------------
 
 @needs_numba_cuda
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_unless(["norms", "network_rung"], CASES))
 def test_in_the_simulator(case):
     env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
     done = subprocess.run([sys.executable, CASES_FILE, case], env=env, capture_output=True,
@@ -53,6 +54,7 @@ def test_on_a_gpu(case):
 
 
 @needs_numba_cuda
+@pytest.mark.slow
 @pytest.mark.parametrize("cc", ["7.5", "8.0", "9.0", "10.0"])
 def test_compiled_kernels(cc):
     from cuda_kernels.inspect import MissingTool, inspect, kernels, table, tool

@@ -56,6 +56,7 @@ def test_imagenet_labels():
         assert npresnet.model_labels(npresnet.create_model("demo", num_classes=1000)) is labels
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (IMAGENETTE / "val").is_dir(),
                     reason="no Imagenette here: set NPRESNET_IMAGENETTE to a folder with "
                            "val/<wnid>/*")

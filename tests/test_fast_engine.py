@@ -184,6 +184,7 @@ def classify(folder: Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, env=env)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="nobody can write to Linux's /proc")
 def test_without_a_folder_for_compiled_code(tmp_path):
     """It compiles, says so, and goes on."""
@@ -199,6 +200,7 @@ def test_without_a_folder_for_compiled_code(tmp_path):
     assert not list(tmp_path.rglob("*.nbi"))
 
 
+@pytest.mark.slow
 def test_compiled_code_is_kept_and_damage_reported(tmp_path):
     first, second = (classify(ROOT, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert "compiling the fast engine" in first.stderr and second.stderr == "", second.stderr
@@ -220,6 +222,7 @@ assert np.abs(a - b).max() <= 5e-5 * np.abs(a).max(), np.abs(a - b).max()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpu, features", [
     ("haswell", "+avx2,+fma,+avx,+sse4.2"),
     ("x86-64", "+sse2"),

@@ -70,7 +70,8 @@ def test_summary_has_the_model_cards_totals(backend):
     assert str(table).splitlines()[-1].split()[-6:] == ["25.5", "M", "4.1", "G", "11.1", "M"]
 
 
-@pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_50t", "resnetv2_152d"])
+@pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_50t",
+                                  pytest.param("resnetv2_152d", marks=pytest.mark.slow)])
 def test_summary_counts_what_pytorch_runs(name, backend):
     model, twin = pair(name, backend)
     counted = dict(macs=0, activations=0)

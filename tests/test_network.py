@@ -14,6 +14,7 @@ from helpers import (
     assert_close,
     random_pictures,
     random_state,
+    slow_unless,
 )
 from twins import assert_layers, pair, torch_run, torch_trace
 
@@ -29,8 +30,8 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
 # --- every layer ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("shape", PICTURES, ids=lambda s: "×".join(map(str, s)))
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", slow_unless(PICTURES[1:4:2], PICTURES), ids=lambda s: "×".join(map(str, s)))
+@pytest.mark.parametrize("name", slow_unless(["resnetv2_18", "resnetv2_50t"], ALL))
 def test_every_layer_is_pytorchs(name, shape, backend):
     model, twin = pair(name, backend, seed=len(name))
     x = random_pictures(*shape, seed=shape[2])
@@ -38,15 +39,16 @@ def test_every_layer_is_pytorchs(name, shape, backend):
     assert_close("logits", model(x), torch_run(twin, x), LOGITS_TOLERANCE[backend])
 
 
-@pytest.mark.parametrize("name", ["resnetv2_50", "resnetv2_34d"])
+@pytest.mark.parametrize("name", slow_unless(["resnetv2_50"], ["resnetv2_50", "resnetv2_34d"]))
 def test_full_width(name, backend):
     model, twin = pair(name, backend, width=1.0)
     x = random_pictures(1, 3, 97, 131)
     assert_layers(model.trace(x), torch_trace(twin, x), LAYER_TOLERANCE[backend])
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_34d", "resnetv2_50", "resnetv2_50t"])
+@pytest.mark.parametrize("output_stride", slow_unless([8], [8, 16]))
+@pytest.mark.parametrize("name", slow_unless(["resnetv2_18", "resnetv2_50t"], [
+    "resnetv2_18", "resnetv2_34d", "resnetv2_50", "resnetv2_50t"]))
 def test_output_stride(name, output_stride, backend):
     model, twin = pair(name, backend, output_stride=output_stride)
     x = random_pictures(2, 3, 75, 66)
@@ -55,7 +57,7 @@ def test_output_stride(name, output_stride, backend):
     assert reductions == [2, 4, 8] + [min(r, output_stride) for r in (16, 32)]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", slow_unless(["resnetv2_18d", "resnetv2_50"], ALL))
 def test_goldens_from_timm(name, backend):
     """Sampled activations of timm itself, every layer.
 

@@ -37,6 +37,7 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+@pytest.mark.slow
 def test_wheel_holds_just_what_it_should(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -64,6 +65,7 @@ def test_wheel_holds_just_what_it_should(wheel):
     assert "npresnet = npresnet.__main__:run" in entry_points
 
 
+@pytest.mark.slow
 def test_wheel_works_outside_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel)

@@ -1,4 +1,4 @@
-"""Which vector instructions the fast engine takes a processor to have, on machines that aren't here."""
+"""Which vector instructions a processor is taken to have, on machines that aren't here."""
 from __future__ import annotations
 
 from pathlib import Path
