@@ -22,12 +22,14 @@ def twin_of(variant: Variant, state, **options) -> TorchResNetV2:
 
 
 def pair(name: str, backend: str, *, width: float = 0.125, seed: int = 0, own: dict | None = None,
-         **options):
+         depths: tuple[int, ...] | None = None, **options):
     """(npresnet's model, PyTorch's twin) with the same random tensors; narrow, for quick tests.
 
-    own: options of npresnet's model that PyTorch doesn't know.
+    own: options of npresnet's model that PyTorch doesn't know. depths: blocks a stage, if not the
+    variant's own.
     """
     variant = dataclasses.replace(VARIANTS[name], width=width)
+    variant = dataclasses.replace(variant, depths=depths or variant.depths)
     options = dict(num_classes=1000) | options
     model = ResNetV2(variant, pretrained_cfg(variant, "test"), backend=backend, **options,
                       **own or {})
