@@ -1,4 +1,4 @@
-"""One model used again and again: new tensors, new heads, other sizes, batches and maps, against PyTorch."""
+"""One model used again and again, with new tensors, new heads and other pictures, is PyTorch's."""
 from __future__ import annotations
 
 import copy
@@ -81,8 +81,11 @@ def test_what_did_not_fit_leaves_the_forward_pass_as_it_was(backend):
     check_everything(model, twin, X, backend)
 
 
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],
-                         ids=["copy", "deepcopy", "pickle"])
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, pickled])
 def test_a_copy_made_after_a_forward_pass_has_tensors_of_its_own(clone, backend):
     model, twin = pair("resnetv2_18", backend, **SHORT)
     model(X)
