@@ -96,7 +96,7 @@ def test_create_models_seed():
     states = [npresnet.create_model("resnetv2_18", seed=seed, **options).state_dict()
               for seed in (7, 7, 8)]
     drawn = [name for name, array in states[0].items() if array.ndim == 4]
-    assert len(drawn) == 21                                       # 1 stem, 16, 3 projections, 1 head
+    assert len(drawn) == 21                                       # 1 stem, 16, 3 shortcuts, 1 head
     for name in states[0]:
         np.testing.assert_array_equal(states[0][name], states[1][name])
         assert np.array_equal(states[0][name], states[2][name]) == (name not in drawn)
