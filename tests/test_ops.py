@@ -263,6 +263,25 @@ def test_topk_orders_ties_and_nan():
     np.testing.assert_array_equal(values, [np.nan, np.inf, 3, 3, 1, -np.inf])
 
 
+@pytest.mark.parametrize("values, dtypes, order", [
+    ([3, 0, 255, 1, 254, 255], ["u1", "u2", "i8"], [2, 5, 4, 0, 3, 1]),
+    ([0, 2**16 - 1, 2**15, 2**15 - 1], ["u2", "u4", "i4"], [1, 2, 3, 0]),
+    ([1, 2**64 - 1, 0, 2**63, 2**63 - 1], ["u8"], [1, 3, 4, 0, 2]),
+    ([0, -128, 127, -1, -127], ["i1", "i2", "i8"], [2, 0, 3, 4, 1]),
+    ([-1, -2**63, 2**63 - 1, 0], ["i8"], [2, 3, 0, 1]),
+    ([False, True, False, True, True], ["?"], [1, 3, 4, 0, 2]),
+], ids=str)
+def test_topk_of_whole_numbers_and_truths(values, dtypes, order):
+    """The order by hand: unsigned numbers and the smallest signed one have no negative."""
+    for dtype in dtypes:
+        x = np.array([values, values], dtype)
+        for k in range(len(values) + 1):
+            top, indices = ops.topk(x, k)
+            assert top.dtype == x.dtype and indices.dtype == np.int64
+            assert indices.tolist() == [order[:k]] * 2
+            assert top.tolist() == [[values[i] for i in order[:k]]] * 2
+
+
 X = np.zeros((1, 4, 5, 5), np.float32)
 
 
