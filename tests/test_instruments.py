@@ -58,6 +58,51 @@ def test_p99_of_what_is_not_finite():
     assert plain["layers"][0]["p99_delta"] == "inf" and json.dumps(plain, allow_nan=False)
 
 
+@pytest.mark.parametrize("x, y, scale", [
+    ([1.0, -2.0], [1.0, -8.0], 8.0),
+    ([1.0, -8.0], [1.0, -2.0], 8.0),
+    ([0.0, 0.0], [0.0, 3.0], 3.0),
+    ([np.inf, 1.0], [np.inf, -4.0], 4.0),
+    ([np.nan, 4.0], [np.nan, 1.0], 4.0),
+    ([-0.0, 0.0], [0.0, 0.0], 0.0),
+    (np.array([1.0, 2.0], "f"), np.array([1e-30, 6.0]), 6.0),
+], ids=str)
+def test_the_larger_magnitude_may_be_in_either_run(x, y, scale):
+    """The same share of the same scale, whichever of the two comes first."""
+    a, b = one(x, y), one(y, x)
+    print(a)
+    assert a.scale == b.scale == scale
+    largest = max(abs(p - q) for p, q in zip(x, y) if np.isfinite([p, q]).all())
+    assert a.max_delta == b.max_delta == (largest / scale if scale else 0.0)
+
+
+@pytest.mark.parametrize("share, agrees", [(4.9e-6, True), (5.1e-6, False)])
+def test_the_tolerance_is_the_references_unless_given(share, agrees):
+    a, b = {"x": np.array([2.0, 0.0])}, {"x": np.array([2.0, 2 * share])}
+    result = npresnet.compare(a, b)
+    assert result.tolerance == 5e-6 and (result.first_divergence is None) == agrees
+    assert npresnet.compare(a, b, 6e-6).first_divergence is None
+    assert npresnet.compare(a, b, 4e-6).first_divergence == "x"
+    assert npresnet.compare(a, b, share / 2).tolerance == share / 2
+
+
+def test_what_is_just_at_the_tolerance_agrees():
+    a, b = {"x": np.array([4.0, 0.0])}, {"x": np.array([4.0, 1.0])}
+    assert npresnet.compare(a, b, 0.25).first_divergence is None
+    assert npresnet.compare(a, b, np.nextafter(0.25, 0)).first_divergence == "x"
+
+
+def test_the_first_in_the_first_runs_order_and_the_largest_of_all():
+    a = {path: np.array([1.0, 0.0]) for path in "abcd"}
+    b = {path: np.array([1.0, delta]) for path, delta in zip("dcba", (0.3, 0.5, 0.2, 0.0))}
+    result = npresnet.compare(a, b, 0.25, ("one", "two"))
+    assert [layer.max_delta for layer in result.layers] == [0.0, 0.2, 0.5, 0.3]
+    assert (result.first_divergence, result.max_delta) == ("c", 0.5)
+    assert (result.names, result.order) == (("one", "two"), tuple("abcd"))
+    assert npresnet.compare(b, a, 0.25).first_divergence == "d"
+    assert npresnet.compare(a, b).names == ("the first run", "the second run")
+
+
 # --- what was not compared ------------------------------------------------------------------------
 
 

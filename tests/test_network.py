@@ -30,7 +30,8 @@ pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
 # --- every layer ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("shape", slow_unless(PICTURES[1:4:2], PICTURES), ids=lambda s: "×".join(map(str, s)))
+@pytest.mark.parametrize("shape", slow_unless(PICTURES[1:4:2], PICTURES),
+                         ids=lambda s: "×".join(map(str, s)))
 @pytest.mark.parametrize("name", slow_unless(["resnetv2_18", "resnetv2_50t"], ALL))
 def test_every_layer_is_pytorchs(name, shape, backend):
     model, twin = pair(name, backend, seed=len(name))
