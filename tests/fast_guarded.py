@@ -18,16 +18,16 @@ import numpy as np
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from helpers import random_pictures, random_state  # noqa: E402
+from helpers import random_pictures, random_state
 
-from npresnet.fast import engine as engine_module  # noqa: E402
-from npresnet.fast import packing  # noqa: E402
-from npresnet.fast import plan as plan_module  # noqa: E402
-from npresnet.fast.engine import Engine  # noqa: E402
-from npresnet.graph import build_graph  # noqa: E402
-from npresnet.lower.placement import place  # noqa: E402
-from npresnet.network import Network  # noqa: E402
-from npresnet.variants import VARIANTS  # noqa: E402
+from npresnet.fast import engine as engine_module
+from npresnet.fast import packing
+from npresnet.fast import plan as plan_module
+from npresnet.fast.engine import Engine
+from npresnet.graph import build_graph
+from npresnet.lower.placement import place
+from npresnet.network import Network
+from npresnet.variants import VARIANTS
 
 KEPT: list[mmap.mmap] = []
 FILLED = np.float32(3e30)                                         # what stands in it before

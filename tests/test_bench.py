@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,10 +122,24 @@ def test_the_processes_get_threads_and_no_settings_of_another_processor(monkeypa
     assert {environment[name] for name in bench.THREADS} == {"3"}
 
 
-def test_calls_are_timed_by_number_and_by_time():
-    calls = []
-    assert len(contenders.time_calls(calls.append, None, 4, 0)) == 4 == len(calls)
-    assert 1 < len(contenders.time_calls(calls.append, None, 1, 0.01)) == len(calls) - 4
+@pytest.mark.parametrize("least, seconds, ms", [
+    (4, 0, [3, 3, 3, 3]), (1, 0, [3]), (1, 0.01, [3, 3, 3, 3]), (3, 0.004, [3, 3, 3]),
+    (0, 0.003, [3])])
+def test_calls_are_timed_by_number_and_by_time(monkeypatch, least, seconds, ms):
+    """On a clock that only a call moves, by 3 ms."""
+    clock = SimpleNamespace(now=5.0)
+    monkeypatch.setattr(contenders, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    given = []
+
+    def forward(x):
+        given.append(x)
+        clock.now += 0.003
+
+    assert contenders.time_calls(forward, "pictures", least, seconds) == pytest.approx(ms)
+    assert given == ["pictures"] * len(ms)
+
+
+def test_a_smaller_batch_is_the_first_pictures_of_a_larger_one():
     three, two = contenders.pictures(3, 32, 40), contenders.pictures(2, 32, 40)
     np.testing.assert_array_equal(three[:2], two)
 

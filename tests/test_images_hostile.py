@@ -4,7 +4,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import time
 import tracemalloc
 import zlib
 
@@ -89,13 +88,12 @@ def test_pictures_without_pixels():
         error_of(io.BytesIO(data))
 
 
-def test_a_decompression_bomb_is_not_even_unpacked(tmp_path):
+def test_a_decompression_bomb_is_not_even_unpacked(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     path.write_bytes(png(60000, 60000, 8, 2, bytes(1000)))
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("unpacked"))
     tracemalloc.start()
-    began = time.perf_counter()
     message = error_of(path)
-    assert time.perf_counter() - began < 1
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
     assert message.startswith(f"{path}: has far more pixels than the limit of ")

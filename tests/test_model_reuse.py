@@ -6,8 +6,14 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import BACKENDS, LAYER_TOLERANCE, LOGITS_TOLERANCE, assert_close, random_pictures
-from helpers import random_state
+from helpers import (
+    BACKENDS,
+    LAYER_TOLERANCE,
+    LOGITS_TOLERANCE,
+    assert_close,
+    random_pictures,
+    random_state,
+)
 from twins import assert_layers, pair, torch_run, torch_trace, twin_of
 
 from npresnet.errors import WeightsError
