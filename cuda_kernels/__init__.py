@@ -1,7 +1,7 @@
 """The network on a GPU: its operations as CUDA kernels, written in Python and compiled by Numba. npresnet imports this when asked for one.
 
     conv2d         convolution as a ladder of four kernels: read this first
-    norm           batch norm and ReLU, alone and behind a sum; what adds up shared-out sums
+    norm           batch norm and ReLU, alone and as an epilogue; what adds up the parts of split-K
     pool, layout   pools; (N, C, H, W) to channels last, and back
     plan           from a variant and a picture size to a list of launches
     runner         weights, activations and launches on the device: the `"cuda"` backend

@@ -3,7 +3,7 @@
     1  naive       one thread computes one output
     2  im2col      the pixels under the kernel are copied into a matrix, and tiles of it shared between threads
     3  implicit    no copy: each block gathers its tile itself; each thread keeps 8×8 sums in registers; two buffers
-    4  network     channels last, loads of 128 bits, no index arithmetic in the inner loop, everything behind the sum in one pass
+    4  network     channels last, loads of 128 bits, no index arithmetic in the inner loop, everything else in the epilogue
 
 All see a convolution as one matrix product (M, L) @ (L, K): M = N·P·Q pixels out, L = R·S·C products a pixel, K output channels.
 `npresnet/ops/conv.py` is the same operation to read; `python -m cuda_kernels.inspect` prints the figures that the rungs quote (for
@@ -198,7 +198,7 @@ def network_kernel(name: str, tile_m: int, tile_k: int, pointwise: bool = False,
     they are inside the picture (a bit a row, a bit a column), is worked out once before the loop; in it one addition moves all on.
     (c) Loads for the next step start before this step's products and arrive behind them. (d) Bias, shortcut and the next batch norm and
     ReLU are applied to the sums while they are in registers (`norm.finish`), which saves writing and reading them again. (e) The eight
-    products of a step are written out: 512 FFMA behind one another. (f) Where there are few pixels, blocks share out the products too
+    products of a step are written out: 512 FFMA behind one another. (f) Where there are few pixels, blocks split the products too (split-K)
     (`share` steps each, along the grid's third axis) and leave partial sums to `norm.sum_splits`. 79 to 83 % of the main loop are FFMA,
     16 for each load from shared memory, 140 to 153 registers, no stack; held to 128 registers it spilled 12 to 40 bytes.
 

@@ -1,4 +1,4 @@
-"""Batch norm and ReLU on a GPU: by themselves, and where the network has them, behind the sum of a convolution.
+"""Batch norm and ReLU on a GPU: by themselves, and where the network has them, in the epilogue of a convolution.
 
 A batch norm in inference is one multiply-add a value, y = max(x · scale + shift, 0), with scale = weight / √(variance + ε) and
 shift = bias − mean · scale. As a kernel of its own (`norm_act`) it reads and writes 8 bytes for that one operation: 256 channels of 56×56
@@ -40,7 +40,7 @@ def plus(a, b):
 
 @cuda.jit(device=True)
 def finish(sums, at, k, bias, residual, scale, shift, y, y2, flags):
-    """Everything behind a sum, for four channels of one pixel, from k on, that belong at y[at].
+    """The epilogue of a sum, for four channels of one pixel, from k on, that belong at y[at].
 
     BIAS adds bias, RESIDUAL the shortcut; RAW writes that to y, NORM writes max(that · scale + shift, 0) to y2. An array that no flag asks
     for is not touched.
@@ -69,7 +69,7 @@ def norm_act(x, scale, shift, y, floats, channels):
 @jit((FLAT,) * 7 + (INT,) * 4, THREADS)
 def sum_splits(partial, bias, residual, scale, shift, y, y2, floats, channels, splits, flags):
     """partial (splits, pixels, channels) → their sum, in order, finished: what a convolution of few pixels leaves behind whose products
-    were shared out among blocks. floats = pixels · channels."""
+    were split among blocks (split-K). floats = pixels · channels."""
     at = i32(cuda.grid(1) * 4)
     if at < floats:
         sums = load4(partial, at)

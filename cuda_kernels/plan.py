@@ -1,7 +1,7 @@
 """Planning: from the network's graph and a picture size to a list of kernel launches, and places for what they read and write. Needs no
 GPU.
 
-The steps are `npresnet/graph.py`'s. Every batch norm and ReLU happens behind the sum that it follows. The CPU's plan
+The steps are `npresnet/graph.py`'s. Every batch norm and ReLU is part of the epilogue of what it follows. The CPU's plan
 (`npresnet/fast/plan.py`) folds norm2 and norm3 into the weights before them; here scale and shift are applied to the sum, which costs
 nothing beside it and leaves the weights timm's own. So a plan that keeps every layer, for `trace`, runs the same kernels on the same
 weights and only writes more.
@@ -117,7 +117,7 @@ class Plan:
 
     def _sums(self, step: Step, x: Activation, raw: bool = True) -> tuple[Activation | None, Activation | None]:
         """Convolution `step` of x and its shortcut, if `raw`, and the same after its norm: the launch of rung 4 that should take least,
-        and the one behind it that adds up, if its products are shared out."""
+        and the one behind it that adds up, if its products are split (split-K)."""
         path, norm, k, c, r, s = step.path, step.norm, step.c_out, step.c_in, step.kernel, step.kernel
         stride, pad, dilation = step.stride, step.padding, step.dilation
         out = Activation(x.n, step.output_size(x.h), step.output_size(x.w), k)
@@ -129,7 +129,7 @@ class Plan:
         scale, shift = (Constant("scale", norm), Constant("shift", norm)) if norm else (None, None)
         flags = BIAS * bool(bias) + RESIDUAL * bool(residual) + RAW * raw + NORM * bool(norm)
         behind = bias, residual, scale, shift, y, y2
-        around = out.floats * (bool(residual) + raw + bool(norm))         # floats that are moved behind the sum
+        around = out.floats * (bool(residual) + raw + bool(norm))         # floats that the epilogue moves
         inputs, gflop = x.floats + out.pitch * steps * C.DEPTH, 2 * out.pixels * k * c * r * s / 1e9
 
         choices = []

@@ -6,7 +6,7 @@ answered with such. Between, everything stays there: the weights, uploaded when 
 all plans share. The launches of a plan are recorded as a CUDA graph on its second use, because Python takes longer to launch a kernel
 than most of them run.
 
-What one picture gives depends in its last digits on how many came with it: how a sum is shared out among blocks is chosen by how many
+What one picture gives depends in its last digits on how many came with it: how a sum is split among blocks (split-K) is chosen by how many
 pixels there are. With the same number it is the same, to the last bit.
 """
 from __future__ import annotations

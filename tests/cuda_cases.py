@@ -15,14 +15,14 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from cuda_convolutions import fuzz, im2col, implicit, naive, network_rung, shared_out
+from cuda_convolutions import fuzz, im2col, implicit, naive, network_rung, split_k
 from cuda_layers import layouts, norms, pools
 from cuda_memory import stricter_simulator
 from cuda_networks import basic_blocks, bottlenecks, heads
 
 # `test_cuda.py` reads these names from the text, because not every machine has numba-cuda.
 CASES = {case.__name__: case for case in (
-    naive, im2col, implicit, network_rung, shared_out, norms, pools, layouts, bottlenecks,
+    naive, im2col, implicit, network_rung, split_k, norms, pools, layouts, bottlenecks,
     basic_blocks, heads)}
 
 if __name__ == "__main__":

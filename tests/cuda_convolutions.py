@@ -88,7 +88,7 @@ def implicit():
 def rung_4(geometry, flags, tile=(64, 64), splits=1):
     """One convolution, and behind its sum what `flags` ask for.
 
-    The sum's products are shared out among at most `splits` blocks.
+    The sum's products are split among at most `splits` blocks (split-K).
     """
     n, c, h, w, k, r, stride, pad, dilation = geometry
     x, weight, bias, want = problem(geometry)
@@ -153,7 +153,7 @@ def network_rung():
     rung_4((1, 8, 4, 3, 8, 1, 1, 1, 1), R)                        # 1×1 with a border
 
 
-def shared_out():
+def split_k():
     B, S, R, N = norm.BIAS, norm.RESIDUAL, norm.RAW, norm.NORM
     rung_4((1, 24, 3, 5, 68, 3, 1, 1, 1), S + R + N, (64, 64), 5)
     rung_4((2, 20, 3, 3, 8, 3, 2, 1, 1), N, (128, 64), 2)

@@ -182,7 +182,7 @@ def test_a_picture_doesnt_depend_on_its_batch(backend):
     together = model(x)
     alone = np.concatenate([model(picture[None]) for picture in x])
     if backend == "cuda":
-        # How blocks share out a sum depends on the number of pictures.
+        # How blocks split a sum depends on the number of pictures.
         assert_close("alone", together, alone, 1e-6)
     else:
         np.testing.assert_array_equal(together, alone)

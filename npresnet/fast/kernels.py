@@ -41,8 +41,8 @@ def make_tile(sizes: tuple[int, ...], NV: int, VL: int):
                 where runs from number first2 on read a second input: a2[i·lda2 + offs[r] + k]
     If pd is 0:   c[i·ldc, :] = max(acc, lo)                                lo: 0 for a ReLU, else 1 (no bound)
     else:         s = acc + r[i·ldr, :] (pr 0: no r);  c[i·ldc, :] = s;  d[i·ldd, :] = max(s · scale + shift, 0)
-    for pixels i < rows. All pixels of the tile are read, only `rows` of them are written. While it runs it asks for 16 floats a step
-    from `ahead` on to be brought into the cache: the weights of whoever comes next.
+    for pixels i < rows. All pixels of the tile are read, only `rows` of them are written. While it runs it prefetches 16 floats a
+    step from `ahead` on: the weights of whoever comes next.
     """
     V = ir.VectorType(F32, VL)
 

@@ -3,7 +3,7 @@
 Every thread runs `run` over the same table of operations. Inside an operation each has a share of the tasks (a few tiles each), always
 the same part of the picture, so that it finds in its own cache what it wrote one operation before: what another core has written
 takes several times as long to read, and longer still to write to. Tasks are drawn from an atomic counter; who is done with the own
-share helps with the others', and behind the operation they wait for each other. Nothing is allocated and no Python is touched, so the
+share steals from the others' (work stealing), and behind the operation they wait for each other. Nothing is allocated and no Python is touched, so the
 interpreter's lock is free.
 
         thread 0   ▓▓▓ ▓▓▓ ▓▓▓│▓▓ ▓▓ ▓▓│…
@@ -54,8 +54,8 @@ def conv_tile(op, index, panel, nth, offs, ws, weights):
         scale, shift = weights + 4 * (op[SCALE] + panel * NR), weights + 4 * (op[SHIFT] + panel * NR)
     w = weights + 4 * (op[WEIGHT] + picture * op[WEIGHT_PICTURE] + panel * op[PANEL])
     bias = weights + 4 * (op[BIAS] + panel * NR)
-    steps, half = op[PANEL] // NR, (op[PANELS] + 1) // 2              # what to fetch ahead, a cache line a step:
-    if op[PANELS_OUTER]:                                              # the next panel, shared out over this one's first tiles
+    steps, half = op[PANEL] // NR, (op[PANELS] + 1) // 2              # what to prefetch, a cache line a step:
+    if op[PANELS_OUTER]:                                              # the next panel, over this one's first tiles
         ahead = w + 4 * op[PANEL] + nth * steps * 64 if nth < NR // 16 else w
     elif panel < half or two == 0:                                    # or what the next pixels' outputs replace, over this one's panels
         ahead = dst + 4 * (op[STEP] * op[DST_PIXEL] - panel * NR) + panel * steps * 64
