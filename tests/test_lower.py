@@ -158,7 +158,7 @@ def digest_of(tmp_path, monkeypatch):
     {"a.py": "x = 1\n"},
     FILES | {"c.py": ""},
     {"a.py": "x = 1\ny", "b.py": " = 2\n"},                       # cut elsewhere
-    {"a.py": "x = 1\nb.py", "y.py": " = 2\n"},
+    {"a.py": "x = 1\nb.py\0y = 2\n"},                            # a name among the contents
     FILES | {"__init__.py": "# more\n"},
 ], ids=str)
 def test_names_and_contents_count(digest_of, files):
