@@ -65,6 +65,9 @@ class Block(nn.Module):
     def __init__(self, c_in, c_out, stride, dilation, first_dilation, basic, avg, first):
         super().__init__()
         mid = c_out if basic else divisible(c_out / 4)
+        changes = stride != 1 or first_dilation != dilation or c_in != c_out
+        projects = first and (changes or not basic)               # defined first, as in timm
+        self.downsample = Downsample(c_in, c_out, stride, dilation, avg) if projects else None
         self.norm1 = BatchNormAct(c_in)
         if basic:
             self.conv1 = conv(c_in, mid, 3, stride, first_dilation)
@@ -77,10 +80,6 @@ class Block(nn.Module):
             self.norm3 = BatchNormAct(mid)
             self.conv3 = conv(mid, c_out, 1)
         self.basic = basic
-        changes = stride != 1 or first_dilation != dilation or c_in != c_out
-        self.downsample = None
-        if first and (changes or not basic):
-            self.downsample = Downsample(c_in, c_out, stride, dilation, avg)
 
     def forward(self, x):
         p = self.norm1(x)
