@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch_twin import TorchResNetV2
 
-from npresnet.graph import Graph, build_graph, count_parameters, is_parameter
+from npresnet.graph import Graph, build_graph, is_parameter
 from npresnet.network import Network
 from npresnet.variants import DEMO, VARIANTS, Variant
 
@@ -168,13 +168,13 @@ def test_parameters_are_pytorchs(name, options):
     assert list(shapes.items()) == wanted
     learned = [key for key, _ in twin.named_parameters()]
     assert [key for key in shapes if is_parameter(key)] == learned
-    assert count_parameters(graph) == sum(p.numel() for p in twin.parameters())
+    assert graph.count_parameters() == sum(p.numel() for p in twin.parameters())
 
 
 def test_parameters_at_full_width():
     """As the model card and timm have them."""
     graph = build_graph(VARIANTS["resnetv2_50"])
-    assert count_parameters(graph) == 25_549_352
+    assert graph.count_parameters() == 25_549_352
     assert len(graph.parameter_shapes()) == 300
     first = list(graph.parameter_shapes())[:7]
     assert first == ["stem.conv.weight", "stages.0.blocks.0.downsample.conv.weight",
