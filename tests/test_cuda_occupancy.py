@@ -1,4 +1,4 @@
-"""What is assumed of GPUs that aren't here, in figures by hand: their likes, and blocks that fit."""
+"""What is assumed of GPUs that aren't here, by hand: whom they are like, and blocks that fit."""
 from __future__ import annotations
 
 from importlib.util import find_spec
@@ -12,7 +12,6 @@ pytestmark = pytest.mark.skipif(find_spec("numba_cuda") is None,
 LIKE = [
     ((7, 5), 40, 64, 1.59, 320.0),                                # T4 itself
     ((7, 5), 72, 64, 1.59, 576.0),                                # more of its multiprocessors
-    ((7, 0), 80, 128, 1.59, 640.0),                               # older than all: as the oldest
     ((8, 0), 108, 64, 1.41, 1555.0),                              # A100 itself
     ((8, 0), 54, 64, 1.41, 777.5),                                # half of it
     ((8, 6), 84, 128, 1.41, 1209.444444),                             # twice the lanes of 8.0
@@ -21,7 +20,7 @@ LIKE = [
     ((9, 0), 66, 128, 1.98, 1675.0),
     ((10, 0), 148, 128, 1.97, 8000.0),                            # B200 itself
     ((10, 3), 74, 128, 1.97, 4000.0),
-    ((12, 0), 188, 128, 1.97, 10162.162162),                          # newer than all: as the newest
+    ((12, 0), 188, 128, 1.97, 10162.162162),                          # newer than all
 ]
 # compute capability, threads, registers a thread, bytes of shared memory → blocks, limited by
 BLOCKS = [

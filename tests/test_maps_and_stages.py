@@ -50,7 +50,7 @@ def counts(monkeypatch):
 # --- what is left out -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("out_indices, last", list(zip(CHOICES, LAST)), ids=str)
+@pytest.mark.parametrize("out_indices, last", list(zip(CHOICES, LAST, strict=True)), ids=str)
 @pytest.mark.parametrize("variant, convs", [(NARROW, CONVS_50), (BASIC, CONVS_34D)],
                          ids=["50", "34d"])
 def test_numpy_runs_no_stage_behind_the_last_map(variant, convs, out_indices, last, counts):
@@ -80,7 +80,7 @@ def test_counting_counts_everything(counts):
     assert counts["conv2d"] == 53 and counts["batch_norm"] == 49
 
 
-@pytest.mark.parametrize("out_indices, last", list(zip(CHOICES, LAST)), ids=str)
+@pytest.mark.parametrize("out_indices, last", list(zip(CHOICES, LAST, strict=True)), ids=str)
 def test_numba_plans_and_packs_nothing_of_later_stages(out_indices, last):
     """Neither operations nor weights: those of later stages stay in the file."""
     model = maps_model(NARROW, "numba", out_indices, num_threads=1)
