@@ -145,17 +145,6 @@ def test_taps(take, norm, stop_early, wanted):
         assert graph.taps(take, norm, stop_early) == (maps, last)
 
 
-def test_last_of():
-    assert R50.last_of({"stages.0", "stem.conv", "stem.pool"}) == "stages.0"
-    assert R50.last_of(["norm", "stages.3", "stages.3.blocks.2"]) == "norm"
-    assert R50.last_of(["stages.0", "stages.0.blocks.2", "stages.0.blocks.2.conv3"]) == "stages.0"
-    assert R50.last_of([full("s0.0.conv3"), full("s0.0.down")]) == (
-        full("s0.0.down"))
-    assert R50.last_of([full("s0.0"), full("s0.0.down")]) == full("s0.0")
-    assert R50.last_of(["stem.conv"]) == "stem.conv"
-    assert R18.last_of({"head.fc", "head.global_pool"}) == "head.fc"
-
-
 @pytest.mark.parametrize("graph, wanted, last", [
     (R18, ["stem.conv"], "stem.conv"),
     (R18, [full("s0.0.norm1")], "stem.pool"),
