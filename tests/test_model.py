@@ -13,6 +13,8 @@ from helpers import BACKENDS, random_pictures
 from twins import pair, torch_run
 
 import npresnet
+from npresnet.model import ResNetV2
+from npresnet.variants import find_variant, pretrained_cfg
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 
@@ -57,8 +59,30 @@ def test_seeds_and_initialisation(backend):
                for seed in (0, 0, 1))
     assert all(np.array_equal(a[name], b[name]) for name in a)
     assert not np.array_equal(a["stem.conv.weight"], c["stem.conv.weight"])
+    unasked = npresnet.create_model("resnetv2_18", backend=backend).state_dict()
+    assert all(np.array_equal(a[name], unasked[name]) for name in a)
+    assert abs(a["head.fc.weight"].std() / 0.01 - 1) < 0.01
     weight = a["stages.3.blocks.1.conv2.weight"]                  # He, fan out: σ² = 2 / (K·R·S)
     assert abs(weight.std() * np.sqrt(512 * 9 / 2) - 1) < 0.01 and abs(weight.mean()) < 1e-4
+
+
+def test_a_models_configuration_is_its_own(backend):
+    variant, _ = find_variant("resnetv2_18")
+    cfg = pretrained_cfg(variant, "test")
+    model = ResNetV2(variant, cfg, num_classes=5, backend=backend)
+    assert model.pretrained_cfg["num_classes"] == 5 and cfg["num_classes"] == 1000
+    other = ResNetV2(variant, model.pretrained_cfg, num_classes=7, backend=backend)
+    assert (model.pretrained_cfg["num_classes"], other.pretrained_cfg["num_classes"]) == (5, 7)
+
+
+def test_repr_says_what_it_gives(backend):
+    for options, gives in ((dict(), "1000 classes"), (dict(num_classes=0), "embeddings"),
+                           (dict(features_only=True), "feature maps")):
+        model = npresnet.create_model("resnetv2_18", backend=backend, **options)
+        count = sum(a.size for n, a in model.state_dict().items()
+                    if not n.endswith(("running_mean", "running_var", "num_batches_tracked")))
+        assert repr(model) == (f"<npresnet.ResNetV2 resnetv2_18, {count:,} parameters, {gives}, "
+                               f"backend {backend}>")
 
 
 # --- summary --------------------------------------------------------------------------------------
@@ -87,6 +111,18 @@ def test_summary_counts_what_pytorch_runs(name, backend):
     table = model.summary((3, 75, 99))
     assert dict(macs=table.macs, activations=table.activations) == counted
     assert table.params == sum(p.numel() for p in twin.parameters())
+
+
+def test_summary_ends_with_the_last_map_that_is_put_out(backend):
+    options = dict(features_only=True, out_indices=(0, 2))
+    model = npresnet.create_model("demo", backend=backend, **options)
+    reference = npresnet.create_model("demo", backend="numpy", **options)
+    ran = reference.trace(random_pictures(1, 3, 64, 96))
+    summary = model.summary((3, 64, 96))
+    sums = {path for path in ran if path.startswith("stages") and path[-1].isdigit()
+            and not path.rpartition(".")[2].startswith(("conv", "norm"))}
+    assert [layer.path for layer in summary.layers] == [path for path in ran if path not in sums]
+    assert all(layer.output == ran[layer.path].shape[1:] for layer in summary.layers)
 
 
 # --- compare --------------------------------------------------------------------------------------

@@ -246,6 +246,14 @@ def test_softmax_by_hand():
     np.testing.assert_array_equal(ops.softmax(np.array([1e38, 1e38], np.float32)), [0.5, 0.5])
 
 
+@pytest.mark.parametrize("axis", [(), (-1,), (0,), (1,), (2,)])
+def test_softmax_along_an_axis(axis):
+    """The last one unless another is asked for."""
+    x = array(2, 3, 4)
+    want = F.softmax(t(x), *axis or (-1,)).numpy()
+    assert_close("softmax", ops.softmax(x, *axis), want, 1e-6)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 def test_topk_is_pytorchs(dtype):
     x = np.random.default_rng(3).permutation(60).reshape(3, 20).astype(dtype)
@@ -254,6 +262,7 @@ def test_topk_is_pytorchs(dtype):
         want = torch.topk(t(x), k)
         np.testing.assert_array_equal(values, want.values)
         np.testing.assert_array_equal(indices, want.indices)
+    np.testing.assert_array_equal(ops.topk(x)[1], torch.topk(t(x), 5).indices)
 
 
 def test_topk_orders_ties_and_nan():

@@ -111,6 +111,28 @@ def test_configuration_by_arguments():
         resolve_data_config(dict(mean=(0.1, 0.2)))
 
 
+def test_arguments_come_before_the_models_configuration():
+    model = npresnet.create_model("resnetv2_50.a1h_in1k", backend="numpy")
+    own = dict(input_size=(3, 64, 96), interpolation="bilinear", mean=(0.1, 0.2, 0.3),
+               std=(0.4, 0.5, 0.6), crop_pct=0.7, crop_mode="border")
+    usual = resolve_model_data_config(model)
+    for key, value in own.items():
+        assert resolve_model_data_config(model, {key: value}) == usual | {key: value}
+    assert resolve_model_data_config(model, own) == own
+    assert resolve_model_data_config(model, pretrained_cfg=own) == own
+    assert resolve_data_config(model=model) == usual
+    assert resolve_data_config(pretrained_cfg=own, model=model) == own
+    assert resolve_model_data_config(model, dict.fromkeys(own)) == usual
+
+
+def test_channels_by_argument():
+    for args in (dict(in_chans=1), dict(chans=1)):
+        assert resolve_data_config(args)["input_size"] == (1, 224, 224)
+        assert resolve_data_config(args | dict(img_size=96))["input_size"] == (1, 96, 96)
+    nothing = dict(in_chans=None, input_size=None, mean=None)
+    assert resolve_data_config(nothing | dict(img_size=96))["input_size"] == (3, 96, 96)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I", "F", "I;16"])
 def test_the_caller_converts_to_rgb(mode):
     picture = Image.new(mode, (40, 40))

@@ -35,6 +35,18 @@ def test_another_number_of_classes_keeps_the_trunk_and_warns(file):
     assert not model.state_dict()["head.fc.bias"].any()
 
 
+def test_a_new_classifier_is_small_and_drawn_from_the_seed(file):
+    heads = []
+    for seed in (0, 0, 1):
+        with pytest.warns(UserWarning, match="randomly initialised") as caught:
+            model = create_model("tiny", weights=file, num_classes=900, seed=seed)
+        assert [warning.filename for warning in caught] == [__file__], "points to the caller"
+        heads.append(model.state_dict()["head.fc.weight"])
+    np.testing.assert_array_equal(heads[0], heads[1])
+    assert not np.array_equal(heads[0], heads[2])
+    assert heads[0].std() == pytest.approx(0.01, rel=0.02)        # timm's σ, of 57,600 numbers
+
+
 @pytest.mark.parametrize("num_classes", [None, CLASSES])
 def test_the_files_own_classifier_is_kept(file, num_classes, recwarn):
     model = create_model("tiny", weights=file, num_classes=num_classes)
