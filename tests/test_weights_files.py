@@ -1,6 +1,8 @@
 """Sound weight files: they load as PyTorch reads them, and saving is all or nothing."""
 from __future__ import annotations
 
+import re
+import sys
 import threading
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import assert_close, unprivileged
+from safetensors import safe_open
 from tiny_weights import (
     CLASSES,
     TINY,
@@ -29,6 +32,7 @@ from torch_twin import randomise
 from npresnet import create_model, read_weights, write_weights
 from npresnet.graph import build_graph
 from npresnet.loading import check_weights
+from npresnet.weights import release
 
 # --- round trips ----------------------------------------------------------------------------------
 
@@ -138,6 +142,34 @@ def test_float32_files_are_mapped_not_copied(file):
     assert array.base is not None and memoryview(array.base).readonly
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc what is in memory")
+def test_what_is_released_leaves_memory_and_comes_back(tmp_path):
+    path = tmp_path / "large.safetensors"
+    write_weights(path, {"a": np.full(2**22, 2, np.float32), "b": np.full(2**20, 3, np.float32)})
+    tensors = read_weights(path)
+
+    def held() -> int:
+        """Bytes of the file that this process has in memory."""
+        about = Path("/proc/self/smaps").read_text().partition(str(path))[2]
+        return int(re.search(r"Rss: +(\d+) kB", about)[1]) * 1024
+
+    sums = tensors["a"].sum(), tensors["b"].sum()
+    assert sums == (2**23, 3 * 2**20) and held() >= 5 * 2**22
+    release(tensors["a"])
+    print(f"{held()} of {path.stat().st_size} bytes are left")
+    assert held() <= 2**22 + 2**20
+    assert (tensors["a"].sum(), tensors["b"].sum()) == sums
+    release(np.ones(3))                                           # not of a file: nothing to do
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int64])
+def test_what_is_read_can_not_be_written_to(tmp_path, dtype):
+    write_weights(tmp_path / "a.safetensors", {"a": np.ones(3, dtype)})
+    array = read_weights(tmp_path / "a.safetensors")["a"]
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 2
+
+
 # --- saving ---------------------------------------------------------------------------------------
 
 
@@ -156,6 +188,15 @@ def test_saving_where_one_can_not(tmp_path, monkeypatch):
     for odd in ("", ".", "a" * 300):
         assert "can't be written" in error_of(model.save, odd)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_file_says_which_framework_it_is_for(tmp_path, file):
+    """Without "format" some loaders refuse it."""
+    with safe_open(file, framework="np") as opened:
+        assert opened.metadata() == {"format": "pt"}
+    write_weights(tmp_path / "b.safetensors", {}, metadata={"note": "x"})
+    with safe_open(tmp_path / "b.safetensors", framework="np") as opened:
+        assert opened.metadata() == {"format": "pt", "note": "x"}
 
 
 def test_saving_into_a_folder_that_may_not_be_written(tmp_path):
