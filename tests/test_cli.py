@@ -11,6 +11,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -82,6 +83,17 @@ def test_whatever_happens_it_is_at_most_one_line(capfd, monkeypatch, error, code
         os.dup2(stdout, 1)
     err = capfd.readouterr().err
     assert says in err and err.count("\n") == bool(says)
+
+
+def test_warnings_are_not_shown(capsys, monkeypatch, recwarn):
+    """What matters of them is said anyway."""
+    def warn(*args, **options):
+        warnings.warn("a line too many", stacklevel=1)
+        raise npresnet.DownloadError("no network")
+
+    monkeypatch.setattr("npresnet.model.create_model", warn)
+    assert main(["summary"]) == 1 and not recwarn
+    assert capsys.readouterr().err == "npresnet summary: no network\n"
 
 
 # --- in a process of its own ----------------------------------------------------------------------

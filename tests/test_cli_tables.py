@@ -9,6 +9,7 @@ import pytest
 from cli_helpers import complaint
 
 import npresnet
+from npresnet import demo
 from npresnet.cli import main
 from npresnet.commands import compare
 from npresnet.model import ResNetV2
@@ -47,6 +48,10 @@ def test_models(capsys):
     assert list(rows) == npresnet.list_models() and rows["resnetv2_50"]["params"] == 25_549_352
     assert rows["resnetv2_50"]["weights"] == ["resnetv2_50.a1h_in1k"]
     assert rows["resnetv2_50d"]["weights"] == []
+    tensors = npresnet.read_weights(demo.WEIGHTS)
+    learned = [array.size for name, array in tensors.items()
+               if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert rows["demo"]["params"] == sum(learned)
     assert main(["models", "--pretrained", "--json"]) == 0
     weights = [name for row in json.loads(capsys.readouterr().out) for name in row["weights"]]
     assert weights == ["inside the package", *npresnet.list_models(pretrained=True)[1:]]

@@ -119,3 +119,32 @@ def test_inspect_forecasts(capsys):
     assert "None of its figures was measured on a GPU" in text
     with pytest.raises(SystemExit):
         main(["--gpu", "A100", "--batch", "0"])
+    assert main(["--gpu", "A100", "--json"]) == 0
+    usual = json.loads(capsys.readouterr().out)
+    assert [forecast["input_size"][0] for forecast in usual] == [1, 8, 64]
+    assert usual[0] == one and usual[2] == many
+
+
+@needs_numba_cuda
+def test_every_launch_costs_its_start():
+    """What multiplies nothing takes the time of its bytes, and 2 µs; a pass has the sum of all."""
+    forecast = plan_of("resnetv2_50d", 8, 224, 224, gpu="A100").forecast()
+    moving = [launch for launch in forecast.launches if not launch.gflop]
+    assert {launch.layer for launch in moving} >= {"pictures", "stem.pool", "head.global_pool"}
+    for launch in moving:
+        assert launch.us == pytest.approx(launch.megabytes / 1555e-3 + 2.0), launch.layer
+    assert all(launch.us > 2.0 for launch in forecast.launches)
+    gflop = sum(launch.gflop for launch in forecast.launches)
+    assert forecast.as_dict()["tflops"] == pytest.approx(gflop / forecast.ms)
+    assert forecast.as_dict()["ms_a_picture"] == pytest.approx(forecast.ms / 8)
+
+
+@needs_numba_cuda
+def test_the_main_loop_by_hand():
+    """Of two loops with the same multiply-adds the inner one; what does nothing isn't counted."""
+    from cuda_kernels.inspect import main_loop
+    code = [(0, "MOV", None), (16, "LDG.E", None), (32, "LDS.128", None), (48, "FFMA", None),
+            (64, "NOP", None), (80, "FFMA.FTZ", None), (96, "BRA", 32), (112, "IADD3", None),
+            (128, "BRA", 16), (144, "FADD", None), (160, "BRA", 144), (176, "EXIT", None)]
+    assert main_loop(code) == ["LDS.128", "FFMA", "FFMA.FTZ", "BRA"]
+    assert main_loop(code[:6]) == [] and main_loop([(0, "BRA", 16), (16, "EXIT", None)]) == []

@@ -203,6 +203,17 @@ def test_transforms_at_every_edge(m, make):
                 array.check()
 
 
+@pytest.mark.parametrize("m", [2, 4])
+def test_transforms_let_nan_through(m):
+    """A NaN among a channel's products reaches that channel's pixels, behind the ReLU, too."""
+    n, vl = m + 2, target.VL
+    products, zeros = np.ones((n, n, vl), np.float32), np.zeros(vl, np.float32)
+    products[1, 1, vl - 1] = np.nan                               # all pixels take something of it
+    M, Z, Y = (Plain(v) for v in (products, zeros, np.zeros((m, m, vl), np.float32)))
+    call_transform(m, -1, M.at, m * vl, vl, Y.at, vl, Z.at, m, m)
+    assert np.isnan(Y.array[..., -1]).all() and np.isfinite(Y.array[..., :-1]).all()
+
+
 # --- packing --------------------------------------------------------------------------------------
 
 def test_packing_by_hand():

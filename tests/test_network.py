@@ -212,6 +212,18 @@ def test_nan_reaches_the_logits(backend):
     assert np.isnan(got[1]).all() and not np.isnan(got[0]).any()
 
 
+@pytest.mark.parametrize("name", ["resnetv2_18d", "resnetv2_50"])
+def test_nan_goes_where_pytorchs_goes(name, backend):
+    """In every layer to the same places. (A Winograd convolution spreads it over its tile.)"""
+    model, twin = pair(name, backend, own=dict(exact=True))
+    x = random_pictures(1, 3, 150, 130)
+    x[0, 1, 70, 60] = np.nan
+    layers, wanted = model.trace(x), torch_trace(twin, x)
+    share = np.isnan(layers["stages.0.blocks.1.norm1"]).mean()
+    assert 0 < share < 0.5, "some of it, or nothing is tested"
+    assert_layers(layers, wanted, LAYER_TOLERANCE[backend])
+
+
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_tiny_pictures(size, backend):
     model, twin = pair("resnetv2_50", backend)

@@ -124,6 +124,18 @@ def text_rule(text: list[str]) -> str:
     return next(line for line in text if line.startswith("─"))
 
 
+def test_a_plan_says_what_the_machine_does():
+    """GFLOP/s of what is carried out, which Winograd makes less than the definition's."""
+    fast = LayerPlan("a", "F(4×4)", "6×32", 9.0, 4.0, 2.0, 8.0)
+    slow = LayerPlan("b", "direct 1×1", "6×32", 1.0, 2.0, 3.0, 4.0)
+    report = PlanReport("tiny", (3, 32, 40), 1, 1000.0, 15.0, (fast, slow))
+    heading, *rows = [line.split() for line in str(report).splitlines() if "─" not in line]
+    assert heading == "layer algorithm tile GFLOP computed MB ms GFLOP/s of peak".split()
+    assert [row[-3:] for row in rows[:3]] == [
+        ["8.00", "500", "50%"], ["4.00", "500", "50%"], ["12.00", "500", "50%"]]
+    assert rows[2][:4] == ["total", "10.000", "6.000", "5.00"]
+
+
 def test_layers_that_diverge_are_marked():
     read = Reader(comparison()._repr_html_())
     assert [row[0][2] for row in read.rows] == ["layer", "a", "b<", "c", "d"]
