@@ -111,7 +111,7 @@ class Plan:
     def _convolution(self, step: Step, x: Activation) -> None:
         """A convolution with all that follows it. Its raw result is written only if somebody reads it."""
         if self.keep and step.shortcut:                           # without the shortcut it exists for `trace` alone
-            self._convolution(replace(step, shortcut="", block="", norm=""), x)
+            self._convolution(step._replace(shortcut="", block="", norm=""), x)
         raw, normed = self._sums(step, x, raw=self.keep or not self.graph.folds(step))
         self.tensors |= {name: made for name, made in ((step.raw, raw), (step.norm, normed)) if made}
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .errors import NpresnetError
-from .graph import Graph
-from .network import Network, Tap
 
-Params = Mapping[str, np.ndarray]
+if TYPE_CHECKING:                                                 # every command reads the table
+    from .graph import Graph
+
+Params: TypeAlias = Mapping[str, np.ndarray]
 
 
 class Backend(ABC):
@@ -71,58 +71,14 @@ class Backend(ABC):
                          "'cuda'")
 
 
-class Reference(Backend):
-    """The readable network in NumPy, `network.py`. It plans nothing and keeps nothing."""
-
-    def maps(self, x: np.ndarray, paths: Sequence[str]) -> list[np.ndarray]:
-        found: dict[str, np.ndarray] = {}
-
-        def keep(path: str, y: np.ndarray) -> None:
-            if path in paths:
-                found[path] = y
-        self._run(x, [layer.path for layer in self.graph.layers if layer.path in paths][-1], keep)
-        return [found[path] for path in paths]
-
-    def head(self, features: np.ndarray, path: str) -> np.ndarray:
-        found: dict[str, np.ndarray] = {}
-        network = self._network(found.__setitem__)
-        network.forward_head(features, pre_logits=path == "head.global_pool")
-        return found[path]
-
-    def trace(self, x: np.ndarray, last: str) -> dict[str, np.ndarray]:
-        layers: dict[str, np.ndarray] = {}
-        self._run(x, last, layers.__setitem__)
-        return layers
-
-    def _run(self, x: np.ndarray, last: str, tap: Tap) -> None:
-        """Run the network as far as `last`, or the stem's pool behind it; `tap` sees every
-        layer."""
-        network = self._network(tap)
-        if last.startswith("head."):
-            network.forward(x)
-        elif last == "norm":
-            network.forward_features(x)
-        else:
-            maps = [each.path for each in self.graph.feature_maps]
-            network.forward_intermediates(x, [maps.index(last) if last in maps else 0],
-                                          stop_early=True, intermediates_only=True)
-
-    def _network(self, tap: Tap) -> Network:
-        graph = self.graph
-        return Network(graph.variant, self.params, output_stride=graph.output_stride,
-                       global_pool=graph.global_pool, tap=tap)
-
-
-@dataclass(frozen=True)
-class Tolerance:
+class Tolerance(NamedTuple):
     """The largest Δ from timm that is allowed: the largest difference in a layer, or of the logits,
     as a share of its largest magnitude."""
     layers: float
     logits: float
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A backend, before it is imported. target: its class, and check: a function that raises an
     NpresnetError, in one line, where it can't run; each as "module:name". options: what its class
     takes beyond `Backend`'s own."""
@@ -144,7 +100,7 @@ class Entry:
 
 
 BACKENDS = {
-    "numpy": Entry("npresnet.backend:Reference", Tolerance(5e-6, 5e-6), Tolerance(5e-6, 5e-6)),
+    "numpy": Entry("npresnet.reference:Reference", Tolerance(5e-6, 5e-6), Tolerance(5e-6, 5e-6)),
     "numba": Entry("npresnet.fast.engine:Engine", Tolerance(1e-4, 5e-5), Tolerance(1e-5, 1e-5),
                    options=("num_threads",)),
     "cuda": Entry("cuda_kernels.runner:Runner", Tolerance(1e-5, 1e-5), Tolerance(1e-5, 1e-5),

@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .ops.conv import output_size
 from .variants import BASIC, COUNTER, StagePlan, Variant, conv_padding
@@ -37,8 +37,7 @@ Shape = tuple[int, ...]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One operation and its epilogue. Layers go by their timm paths.
 
     kind: "conv", "max_pool", "avg_pool", "global_pool" or "norm". path: the operation, and its
@@ -75,16 +74,14 @@ class Step:
         return output_size(size, self.kernel, self.stride, self.padding, self.dilation)
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """An output that `trace` gives. kind: the step's; or "sum", "norm", "linear" (classifier)."""
     path: str
     kind: str
     step: Step
 
 
-@dataclass(frozen=True)
-class FeatureMap:
+class FeatureMap(NamedTuple):
     """A raw layer that is put out as a feature map. reduction: the picture's pixels for one of its
     pixels, along one axis."""
     path: str
@@ -288,14 +285,14 @@ class _Builder:
         if not self.fold_norms:
             return self.append(Step("norm", path, source, channels, channels), "norm")
         step = self.maker(source)
-        self.steps[self.steps.index(step)] = replace(step, norm=path)
+        self.steps[self.steps.index(step)] = step._replace(norm=path)
         return self.name(path, "norm", step.path, channels)
 
     def add(self, block: str, result: str, shortcut: str) -> str:
         """A block's sum. Its step moves behind what it adds."""
         step = self.maker(result)
         self.steps.remove(step)
-        self.steps.append(replace(step, shortcut=shortcut, block=block))
+        self.steps.append(step._replace(shortcut=shortcut, block=block))
         return self.name(block, "sum", result, step.c_out)
 
     def alias(self, path: str, layer: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a file imports from its own floor or from those below it.
 FLOORS = [["errors", "table", "version"], ["ops"], ["variants"], ["graph", "network"],
-          ["weights"], ["lower"], ["backend"], ["fast"], ["labels", "data", "demo"], ["hub"],
-          ["loading"],
+          ["weights"], ["lower"], ["backend"], ["fast", "reference"],
+          ["labels", "data", "demo"], ["hub"], ["loading"],
           ["summary", "instruments.comparison"], ["model"],
           ["instruments.parity", "instruments.contenders"], ["instruments.bench"],
           ["instruments.roofline"], ["commands"], ["cli"]]

@@ -12,10 +12,11 @@ from helpers import random_pictures
 from twins import pair, torch_run
 
 import npresnet
-from npresnet.backend import BACKENDS, Reference, choose_backend
+from npresnet.backend import BACKENDS, choose_backend
 from npresnet.fast import loops
 from npresnet.fast import plan as plan_module
 from npresnet.fast.engine import Engine
+from npresnet.reference import Reference
 from npresnet.variants import find_variant, pretrained_cfg
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
