@@ -1,6 +1,8 @@
 """Every operation against PyTorch, its naive form and numbers worked out by hand."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -100,10 +102,16 @@ def test_conv2d_seven_by_seven_stride_two_at_the_border():
         assert_close(f"7×7 on {h}×{w}", ops.conv2d(x, weight, None, 2, 3), want, TOLERANCE)
 
 
-def test_conv2d_rounds_once():
-    """Sums that cancel: float32 accumulation loses them, the reference must not."""
-    x = np.array([1e8, 1.0, -1e8, 1.0], np.float32).reshape(1, 4, 1, 1)
-    assert ops.conv2d(x, np.ones((1, 4, 1, 1), np.float32)).item() == 2.0
+def test_sums_are_rounded_once():
+    """Sums that cancel, whatever their order: float32 accumulation loses them."""
+    rng = np.random.default_rng(0)
+    large, small = (rng.standard_normal((8, count), np.float32) for count in (500, 24))
+    x = rng.permuted(np.concatenate([1e4 * large, -1e4 * large, small], 1), axis=1)
+    want = np.array([[math.fsum(row)] for row in x.astype(float).tolist()])
+    ones = np.ones((1, 1024), np.float32)
+    got = ops.conv2d(x[:, :, None, None], ones[:, :, None, None])
+    np.testing.assert_allclose(got[:, :, 0, 0], want, rtol=1e-6)
+    np.testing.assert_allclose(ops.linear(x, ones), want, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
