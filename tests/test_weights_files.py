@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -237,19 +238,19 @@ def test_overwriting_the_file_that_a_model_is_mapped_from(file):
     np.testing.assert_array_equal(create_model("tiny", weights=file)(X), tiny_model(seed=3)(X))
 
 
-def test_two_threads_may_save_the_same_file(tmp_path):
-    path = tmp_path / "a.safetensors"
+def test_two_threads_may_save_the_same_file(tmp_path, monkeypatch):
+    """Both have written before either puts its file in place."""
+    path, replace, both = tmp_path / "a.safetensors", Path.replace, threading.Barrier(2)
     models = [tiny_model(seed=seed) for seed in (1, 2)]
 
-    def save_often(model):
-        for _ in range(10):
-            model.save(path)
+    def wait_and_replace(self, target):
+        both.wait(30)
+        return replace(self, target)
 
-    threads = [threading.Thread(target=save_often, args=(model,)) for model in models]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    monkeypatch.setattr(Path, "replace", wait_and_replace)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            list(pool.map(lambda model: model.save(path), models))
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
     logits = create_model("tiny", weights=path)(X)
     assert any(np.array_equal(logits, m(X)) for m in models)
