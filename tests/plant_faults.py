@@ -38,7 +38,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = Path(__file__).resolve().parent / "faults"
-TEST_TIMEOUT, RUN_TIMEOUT = 240, 1800                             # seconds: a test, a pytest
+TEST_TIMEOUT, RUN_TIMEOUT = 150, 1800                             # seconds: a test, a pytest
 ENOUGH = 19 / 20
 PYTEST = [sys.executable, "-m", "pytest", "-q", f"--timeout={TEST_TIMEOUT}", "-p",
           "no:cacheprovider"]

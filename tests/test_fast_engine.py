@@ -99,6 +99,19 @@ def test_a_plan_ends_where_its_outputs_do():
         assert_close("feature map", a, b, 1e-4)
 
 
+@pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_50"])
+def test_a_sum_that_is_wanted_outlives_the_next(name):
+    """Any block's, though the next block's sum would otherwise be written over it."""
+    graph = build_graph(dataclasses.replace(VARIANTS[name], width=0.125))
+    state, x = random_state(graph.parameter_shapes(), 1), random_pictures(1, 3, 64, 49)
+    reference: dict = {}
+    Network(graph.variant, state, tap=reference.__setitem__).forward(x)
+    engine = Engine(graph, state, num_threads=1)
+    for path in ["stem.pool", *(layer.path for layer in graph.layers if layer.kind == "sum")]:
+        found, _ = engine.maps(x, [path, graph.last])
+        assert_close(path, found, reference[path], 1e-4)
+
+
 def test_plan_reports_what_is_done():
     model = npresnet.create_model("demo", backend="numba", num_threads=1)
     report = model.plan((3, 64, 96))
