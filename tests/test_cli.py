@@ -75,14 +75,14 @@ def test_whatever_happens_it_is_at_most_one_line(capfd, monkeypatch, error, code
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr("npresnet.model.create_model", fail)
-    stdout = os.dup(1)                                            # an unwritable one is given up
-    try:
+    given_up = []
+    with monkeypatch.context() as patch:
+        patch.setattr("npresnet.model.create_model", fail)
+        patch.setattr(os, "dup2", lambda _nowhere, stdout: given_up.append(stdout))
         assert main(["summary"]) == code
-    finally:
-        os.dup2(stdout, 1)
     err = capfd.readouterr().err
     assert says in err and err.count("\n") == bool(says)
+    assert len(given_up) == isinstance(error, OSError)            # a stdout that can't be written
 
 
 def test_warnings_are_not_shown(capsys, monkeypatch, recwarn):
