@@ -108,6 +108,7 @@ def test_as_a_module(photos):
     assert run("--version").stdout == f"npresnet {npresnet.__version__}\n".encode()
 
 
+@pytest.mark.slow
 @UNBUFFERED
 @pytest.mark.parametrize("argv", [["classify", *["a.png"] * 9], ["models"], ["summary", "--json"],
                                   ["--help"]])
@@ -129,6 +130,7 @@ def test_a_reader_that_has_seen_enough(photos, argv, unbuffered):
         assert err == b"" and process.returncode in (0, 1), (argv, err)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 @UNBUFFERED
 def test_a_full_disk(photos, unbuffered):
@@ -152,6 +154,7 @@ ODD_NAMES = ["with space.png", "two  spaces.png", "ünï☃.png", "\U0001f600.pn
              "\x1b[31mred.png", "'q\"uote.png", os.fsdecode(b"\xff\xfe.png"), "-k.png", "%s{}.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "utf-16"])
 def test_odd_file_names_on_any_terminal(tmp_path, encoding):
     picture = io.BytesIO()

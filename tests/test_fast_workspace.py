@@ -18,6 +18,7 @@ def run(case: str) -> subprocess.CompletedProcess:
                           timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["real_places", "each_one_last"])
 def test_nothing_is_read_behind(case):
     done = run(case)

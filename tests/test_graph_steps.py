@@ -117,6 +117,7 @@ def narrow(name: str, **changes) -> Variant:
     return dataclasses.replace(VARIANTS[name], **dict(width=0.125) | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_every_variants_steps_are_pytorchs(name, output_stride):

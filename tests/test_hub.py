@@ -167,6 +167,7 @@ def says(done: subprocess.CompletedProcess) -> str:
 # --- what works -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_is_downloaded_once_and_gives_these_weights(python, server, published, tmp_path):
     path = Path(says(python(FETCH)))
     assert path.read_bytes() == published and path.is_relative_to(tmp_path / "home")
@@ -187,6 +188,7 @@ print("fine")
     assert says(done) == "fine" and server.requests == []
 
 
+@pytest.mark.slow
 def test_the_command_line_fetches_what_it_needs(python, server, photo):
     done = python(cli=["classify", "--model", NAME, "-k1", photo])
     assert done.returncode == 0 and done.stdout.startswith(f"{photo}\n")
@@ -194,6 +196,7 @@ def test_the_command_line_fetches_what_it_needs(python, server, photo):
     assert server.requests.count("GET") == 1
 
 
+@pytest.mark.slow
 def test_a_dropped_connection_is_taken_up_again(python, server, published):
     """At once, or with an older huggingface_hub when one asks again."""
     server.behave = "dropping once"
@@ -210,6 +213,7 @@ def refused(server):
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble, reason, env", [
     (None, "offline mode is enabled", {"HF_HUB_OFFLINE": "1"}),
     (refused, "Connection refused", {}),
@@ -235,6 +239,7 @@ def test_a_failure_is_one_line_and_asked_for_once(python, server, photo, trouble
     assert done.stderr.endswith(f"). Check the network, or {INSTEAD}\n")
 
 
+@pytest.mark.slow
 def test_a_connection_that_drops_for_good(python, server, tmp_path):
     server.behave = "dropping"
     message = says(python(NO_WAITING + FETCH))
@@ -251,6 +256,7 @@ def test_the_python_interface_raises_a_download_error(python):
     assert last.startswith("npresnet.errors.DownloadError: can't fetch ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [
     lambda data: data[:len(data) // 2], lambda data: data[:5], lambda data: b"",
     lambda data: b"<html>Sign in to the hotel's network</html>",

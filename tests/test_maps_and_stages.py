@@ -122,6 +122,7 @@ def twin_maps(name: str, output_stride: int) -> dict[str, tuple[int, int, int]]:
     return {path: y.shape[1:] for path, y in layers.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_feature_info_is_of_pytorchs_maps(name, output_stride):

@@ -40,7 +40,8 @@ def test_every_layer_is_pytorchs(name, shape, backend):
     assert_close("logits", model(x), torch_run(twin, x), LOGITS_TOLERANCE[backend])
 
 
-@pytest.mark.parametrize("name", slow_unless(["resnetv2_50"], ["resnetv2_50", "resnetv2_34d"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnetv2_50", "resnetv2_34d"])
 def test_full_width(name, backend):
     model, twin = pair(name, backend, width=1.0)
     x = random_pictures(1, 3, 97, 131)
@@ -58,7 +59,7 @@ def test_output_stride(name, output_stride, backend):
     assert reductions == [2, 4, 8] + [min(r, output_stride) for r in (16, 32)]
 
 
-@pytest.mark.parametrize("name", slow_unless(["resnetv2_18d", "resnetv2_50"], ALL))
+@pytest.mark.parametrize("name", slow_unless(["resnetv2_18d", "resnetv2_50d"], ALL))
 def test_goldens_from_timm(name, backend):
     """Sampled activations of timm itself, every layer.
 

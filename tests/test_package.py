@@ -120,6 +120,7 @@ def test_cuda_kernels_say_what_is_missing():
     assert found.reason and bool(found) is found.available
 
 
+@pytest.mark.slow
 def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     """Every Python block, in order, in one namespace.
 

@@ -59,6 +59,7 @@ def test_what_published_weights_want(name):
     assert f"{first_conv}.weight" in model.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(UNPUBLISHED))
 def test_what_the_others_want(name):
     model = npresnet.create_model(name, backend="numpy", num_classes=2)

@@ -23,6 +23,7 @@ def asked(monkeypatch):
     return jobs
 
 
+@pytest.mark.slow
 def test_the_picture(tmp_path, asked):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
     file = tmp_path / "roofline.png"
@@ -75,6 +76,7 @@ def test_kinds(algorithm, kind):
     assert roofline.kind_of(algorithm) == kind and kind in roofline.KINDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_picture_is_of_what_was_measured(monkeypatch, tmp_path, asked, threads):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
