@@ -179,6 +179,7 @@ def test_odd_file_names_on_any_terminal(tmp_path, encoding):
     assert len(done.stdout.decode(encoding).splitlines()) == 2 * len(ODD_NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["summary"], ["models"], ["--help"], ["compare", "--help"],
                                   ["summary", "--model", "ünï"]])
 def test_an_ascii_terminal(argv):
@@ -187,6 +188,7 @@ def test_an_ascii_terminal(argv):
     (done.stdout + done.stderr).decode("ascii")
 
 
+@pytest.mark.slow
 def test_a_hostile_picture_is_refused_quickly_and_the_rest_is_done(photos):
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n"

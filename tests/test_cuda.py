@@ -35,7 +35,7 @@ no_gpu = pytest.mark.skipif(
 # --- kernels --------------------------------------------------------------------------------------
 
 @needs_numba_cuda
-@pytest.mark.parametrize("case", slow_unless(["norms", "layouts"], CASES))
+@pytest.mark.parametrize("case", slow_unless(["norms"], CASES))
 def test_in_the_simulator(case):
     env = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
     done = subprocess.run([sys.executable, CASES_FILE, case], env=env, capture_output=True,

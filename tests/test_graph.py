@@ -155,6 +155,7 @@ def test_folding_changes_only_where_norms_stand():
 # --- parameters -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
     {}, dict(num_classes=0), dict(num_classes=7, in_chans=1), dict(global_pool="catavgmax"),
     dict(output_stride=8)], ids=str)

@@ -90,6 +90,7 @@ def test_a_new_head_comes_from_the_models_seed():
         assert name.startswith("head.") or array is trunk[name]
 
 
+@pytest.mark.slow
 def test_create_models_seed():
     """Every random tensor comes from it; with a file, only a new classifier does."""
     options = dict(num_classes=5, backend="numpy")

@@ -202,6 +202,7 @@ CHANGES = st.lists(st.tuples(SHARE, st.integers(0, 255)), max_size=5)  # (where,
 CUT = st.one_of(st.none(), st.floats(0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file_format", SEEDS)
 @settings(max_examples=150, deadline=None,

@@ -41,6 +41,7 @@ def test_these_are_all_of_them():
     assert {name.partition(".")[0] for name in PUBLISHED} | set(UNPUBLISHED) == set(VARIANTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PUBLISHED))
 def test_what_published_weights_want(name):
     edge, crop_pct, test_edge, test_crop_pct, first_conv = PUBLISHED[name]

@@ -90,6 +90,7 @@ def test_the_picture_is_of_what_was_measured(monkeypatch, tmp_path, asked, threa
     assert title.startswith(f"demo, pictures of 3×64×64, {threads} thread")
 
 
+@pytest.mark.slow
 def test_a_picture_appears_whole_or_not_at_all(capsys, tmp_path, asked):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
     folder = tmp_path / "folder.png"
