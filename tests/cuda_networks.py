@@ -127,3 +127,11 @@ def heads():
         check("halved groups", ours.forward_head(five), reference.forward_head(five))
         assert set(ours._engine.limits.values()) == {2}
         assert [n for n, _ in ours._engine.plans] == [1]
+        planned, plan = [], ours._engine._plan
+
+        def count(n, *args):
+            planned.append(n)
+            return plan(n, *args)
+        ours._engine._plan = count
+        check("the same again", ours.forward_head(five), reference.forward_head(five))
+        assert max(planned) == 2, "what didn't fit was tried again"

@@ -64,6 +64,10 @@ def test_plans(name):
                 apart = b.base >= a.base + a.size or a.last < b.first or b.last < a.first
                 assert apart, "two activations in one place at one time"
         assert set(plan.outputs) == set(wanted or ())
+        outputs = [y for y, _ in plan.outputs.values()]
+        kept = plan.tensors.values() if wanted is None else outputs
+        for y in kept:                                            # there when the pass is over
+            assert y.last >= len(plan.launches), "what is put out may be lost"
     model = npresnet.create_model(name, backend="numpy")
     total = sum(launch.expected.gflop for launch in plan_of(name, 1, 75, 99).launches)
     # The summary leaves out the classifier.
