@@ -10,13 +10,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 
-from .commands import bench, classify, compare, models, summary
 from .commands.common import FAILED, USAGE, UsageError, say
 from .errors import MissingDependencyError, NpresnetError
 from .version import __version__
 
-COMMANDS = (classify, summary, models, compare, bench)
+COMMANDS = ("classify", "summary", "models", "compare", "bench")  # files of commands/
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")         # a terminal without "×" gets \xd7
-    parser = build_parser()
+    parser = build_parser(sys.argv[1:] if argv is None else argv)
     called = parser.prog
     try:
         try:
@@ -57,15 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; `args.run` is the function of the one that was called."""
+def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all commands; `args.run` is the function of the one that was called.
+
+    If `argv` calls one, the others are known by their names alone, and not imported.
+    """
+    called = next((word for word in argv if word in COMMANDS), None)
     parser = argparse.ArgumentParser(prog="npresnet",
                                      description="ResNetV2 without a framework, in NumPy.",
                                      epilog="Start with: npresnet classify PHOTO.jpg")
     parser.add_argument("--version", action="version", version=f"npresnet {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
+    for name in COMMANDS:
+        if called not in (None, name):
+            subparsers.add_parser(name)
+            continue
+        command = import_module(f".commands.{name}", __package__)
         description = command.HELP[0].upper() + command.HELP[1:] + "."
         sub = subparsers.add_parser(name, help=command.HELP, description=description,
                                     epilog=f"example: {command.EXAMPLE}",
