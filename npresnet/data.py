@@ -212,6 +212,8 @@ def load_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
     """
     is_path = isinstance(file, (str, os.PathLike))
     name = printable(file if is_path else getattr(file, "name", "picture"))
+    if file == "":                  # which Pillow takes for other things, each version for another
+        raise ImageError(": no such file")
     try:
         with Image.open(file) as image:
             limit = Image.MAX_IMAGE_PIXELS
