@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -176,7 +177,12 @@ def test_a_forked_child_starts_its_own_threads():
     want = model(x)
     child = os.fork()
     if child == 0:
-        os._exit(0 if np.array_equal(model(x), want) else 1)
+        code = 1
+        try:
+            signal.alarm(60)                                      # a child that hangs dies
+            code = 0 if np.array_equal(model(x), want) else 2
+        finally:
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
