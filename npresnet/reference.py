@@ -4,6 +4,7 @@ Axes: N pictures, C channels, H×W pixels in, K channels of a layer, P×Q pixels
 """
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,17 +37,17 @@ class Reference(Backend):
         return layers
 
     def _run(self, x: np.ndarray, last: str, tap: Tap) -> None:
-        """Run the network as far as `last`, or the stem's pool behind it; `tap` sees every
-        layer."""
+        """Run the network as far as `last`, or to the end of its stage; `tap` sees every layer."""
         network = self._network(tap)
         if last.startswith("head."):
             network.forward(x)
         elif last == "norm":
             network.forward_features(x)
         else:
-            maps = [each.path for each in self.graph.feature_maps]
-            network.forward_intermediates(x, [maps.index(last) if last in maps else 0],
-                                          stop_early=True, intermediates_only=True)
+            order = [layer.path for layer in self.graph.layers]
+            maps = [order.index(each.path) for each in self.graph.feature_maps]
+            stage = 0 if last == "stem.pool" else bisect_left(maps, order.index(last))
+            network.forward_intermediates(x, [stage], stop_early=True, intermediates_only=True)
 
     def _network(self, tap: Tap) -> Network:
         graph = self.graph

@@ -1,0 +1,294 @@
+"""Many pictures: a model, the transform that its weights want, and threads that read ahead of it.
+
+    predictor = npresnet.Predictor("resnetv2_50.a1h_in1k")
+    for answer in predictor.stream(Path("holiday").glob("*.jpg")):
+        print(answer.source, answer.error or answer.value[0].label)
+
+Axes: N pictures, K classes, D numbers of an embedding, C channels, P×Q pixels of a layer.
+"""
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .ahead import ReadAhead
+from .data import create_transform, load_image, resolve_model_data_config
+from .errors import ImageError, printable
+from .labels import Label, model_labels
+from .model import ResNetV2, create_model
+from .ops import softmax, topk
+from .variants import DEMO
+
+OUTPUTS = ("topk", "probabilities", "logits", "embedding", "features")
+
+
+class Prediction(NamedTuple):
+    """A class that a picture may show. index: its number in the classifier. wnid: its WordNet id,
+    None if unknown. label: its name. probability: in [0, 1]."""
+    index: int  # type: ignore[assignment]  # hides tuple.index
+    wnid: str | None
+    label: str
+    probability: float
+
+
+class Answer(NamedTuple):
+    """What is known of one picture. source: as it was given. value: see `Predictor`; None if there
+    is an error. error: None, or what was wrong with this picture, in one line."""
+    source: Any
+    value: Any
+    error: str | None
+
+
+class Predictor:
+    """A model and all that lies between it and picture files.
+
+    model: a name as for `create_model`, whose trained weights are then taken (published ones are
+        fetched if need be), or a `ResNetV2`.
+    output: what an answer's value is:
+        "topk"           a list of the `top` likeliest classes, each a `Prediction`
+        "probabilities"  (K,) float32, softmax of the logits
+        "logits"         (K,) float32
+        "embedding"      (D,) float32, what the classifier sees: the globally pooled last feature
+                         map; with `normalize` divided by its L2 norm
+        "features"       a dict: timm module path → (C, P, Q) float32 for each of `layers`
+    layers: paths as `model.trace` has them; default the five feature maps.
+    test_size: the larger picture size that the weights were evaluated at.
+    draft: let the JPEG decoder make large photographs smaller. That is quicker, and the pixels are
+        no longer timm's.
+    column: the pictures' name in a call with columns.
+    workers: threads that read pictures; default one a core.
+    options: of `create_model`, such as weights, backend, exact, num_threads.
+
+    A Predictor pickles as its configuration: where it is loaded it makes a model of its own. It
+    may be used from several threads.
+    Raises what `create_model` raises, and ValueError on a bad argument.
+    """
+
+    def __init__(self, model: str | ResNetV2 = DEMO.name, *, output: str = "topk", top: int = 5,
+                 layers: Sequence[str] | None = None, normalize: bool = False,
+                 test_size: bool = False, draft: bool = False, column: str = "image",
+                 workers: int | None = None, **options: Any):
+        if output not in OUTPUTS:
+            raise ValueError(f"unknown output {output!r}: choose one of "
+                             f"{', '.join(map(repr, OUTPUTS))}")
+        for name, value in (("top", top), ("workers", 1 if workers is None else workers)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if layers is not None and output != "features":
+            raise ValueError("layers chooses what output='features' gives")
+        if normalize and output != "embedding":
+            raise ValueError("normalize goes with output='embedding'")
+        if options and isinstance(model, ResNetV2):
+            raise ValueError(f"{', '.join(options)}: give a name, or the model made with them")
+        self.output, self.top, self.normalize = output, top, normalize
+        self.layers = None if layers is None else list(layers)
+        self.test_size, self.draft, self.column = test_size, draft, column
+        self.workers = workers or count_cores()
+        self._source, self._options = model, options
+        self._loaded: _Loaded | None = None
+        self._loading = threading.Lock()
+        self._check(self.model)
+
+    @property
+    def model(self) -> ResNetV2:
+        """The model, made when it is first needed."""
+        return self._load().model
+
+    def stream(self, pictures: Iterable[Any], *, batch_size: int = 32) -> Iterator[Answer]:
+        """An `Answer` for each of `pictures`, in order, as they are computed.
+
+        pictures: anything that `load_image` takes, in any iterable; it is asked for the next ones
+        while the first are computed, and at most 2 · batch_size + workers of them are held.
+        They are decoded and resized in threads of their own, and computed `batch_size` at once.
+        A picture that can't be read is answered with its error; the others don't notice.
+        """
+        if isinstance(pictures, (str, bytes, bytearray, os.PathLike)) or hasattr(pictures, "read"):
+            raise TypeError(f"stream takes many pictures, not a {type(pictures).__name__}: "
+                            "give a list of them")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        return self._stream(pictures, batch_size)
+
+    def __call__(self, columns: Any, *, batch_size: int = 32) -> Any:
+        """A batch of columns in, the same columns and the results out.
+
+        This is what Ray Data's `map_batches`, Dask's `map_partitions` and Spark's
+        `predict_batch_udf` call. columns: a mapping from names to columns of N, or a pandas
+        DataFrame; the one called `self.column` ("image") holds pictures.
+        The new columns, one row a picture: "error" (None, or text), and for "topk" "index" (N, top)
+        int64, "wnid" and "label" (lists of text), "probability" (N, top) float32; for
+        "probabilities", "logits" and "embedding" one of that name, (N, K) or (N, D) float32; for
+        "features" one for each layer. A picture with an error has NaN there, and the index −1.
+        """
+        if not (isinstance(columns, Mapping) or hasattr(columns, "assign")):
+            raise TypeError(f"expected columns by name, such as {{{self.column!r}: pictures}}, got "
+                            f"{type(columns).__name__}; for pictures alone call stream")
+        if self.column not in columns:
+            raise ValueError(f"there is no column {self.column!r} among "
+                             f"{', '.join(map(repr, columns))}: name it with column=")
+        answers = list(self.stream(iter(columns[self.column]), batch_size=batch_size))
+        results = self._columns(answers)
+        if hasattr(columns, "assign"):                            # a table has flat columns alone
+            return columns.assign(**{name: list(column) for name, column in results.items()})
+        return {**columns, **results}
+
+    def __repr__(self) -> str:
+        return f"<npresnet.Predictor {self.output} of {self.model!r}>"
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _load(self) -> _Loaded:
+        with self._loading:
+            if self._loaded is None:
+                model = self._source
+                if not isinstance(model, ResNetV2):
+                    trained = model == DEMO.name or self._options.get("weights") is not None
+                    model = create_model(model, **{"pretrained": not trained} | self._options)
+                config = resolve_model_data_config(model, use_test_size=self.test_size)
+                self._loaded = _Loaded(model, create_transform(**config), model_labels(model))
+            return self._loaded
+
+    def _check(self, model: ResNetV2) -> None:
+        """Raise ValueError if `model` can't give the output."""
+        classifies = bool(model.num_classes and model.global_pool)
+        if model.features_only and self.output != "features":
+            raise ValueError(f"a model made with features_only=True gives no {self.output}")
+        if self.output in ("topk", "probabilities", "logits") and not classifies:
+            raise ValueError(f"a model without a classifier or a global pool gives no "
+                             f"{self.output}: choose output='embedding' or 'features'")
+        known = [layer.path for layer in model.graph.layers]
+        for path in self.layers or ():
+            if path not in known:
+                raise ValueError(f"there is no layer {path!r} in {model.variant.name}; "
+                                 "model.summary() lists them")
+
+    def _read(self, source: Any) -> np.ndarray | str:
+        """The network's input (C, H, W) float32, or what is wrong with the picture."""
+        transform = self._load().transform
+        try:
+            image = load_image(source)
+            try:
+                return transform(image)
+            except ImageError as error:                           # the transform knows no name
+                return f"{name_of(source)}: {error}"
+        except ImageError as error:
+            return str(error)
+        except MemoryError:
+            return f"{name_of(source)}: needs more memory than there is; make it smaller"
+
+    def _stream(self, pictures: Iterable[Any], batch_size: int) -> Iterator[Answer]:
+        self._load()
+        ahead = 2 * batch_size + self.workers
+        with ReadAhead(pictures, self._read, workers=self.workers, limit=ahead) as reader:
+            while batch := reader.take(batch_size):
+                yield from self._answer(batch)
+
+    def _answer(self, batch: list[tuple[Any, np.ndarray | str]]) -> Iterator[Answer]:
+        """Answers to pictures that were read."""
+        inputs = [x for _, x in batch if not isinstance(x, str)]
+        values = iter(self._compute(np.stack(inputs)) if inputs else ())
+        for source, x in batch:
+            if isinstance(x, str):
+                yield Answer(source, None, x)
+            elif (value := next(values)) is None:
+                yield Answer(source, None, f"{name_of(source)}: the weights are finite, but what "
+                                           "they make of this picture is not")
+            else:
+                yield Answer(source, value, None)
+
+    def _compute(self, x: np.ndarray) -> list[Any]:
+        """A value for each picture of x (N, C, H, W); None where it isn't finite."""
+        model, _, labels = self._load()
+        paths = self._paths(model)
+        try:
+            maps = model._engine.maps(x, paths)                   # each (N, K, P, Q)
+        except KeyError as error:
+            raise ValueError(f"the {model.backend} backend doesn't compute {error}: it is fused "
+                             "with its neighbours there; backend='numpy' computes every layer"
+                             ) from None
+        if self.output == "features":
+            return [dict(zip(paths, each)) for each in zip(*maps)]
+        y = maps[0].reshape(maps[0].shape[:2]) if model.global_pool else maps[0]     # (N, K)
+        if self.output == "embedding" and self.normalize:
+            norm = np.sqrt(np.sum(y * y, axis=1, keepdims=True, dtype=np.float64))
+            y = (y / np.maximum(norm, 1e-12)).astype(np.float32)
+        if self.output in ("topk", "probabilities"):
+            y = softmax(y)
+        bad = [not np.isfinite(each).all() for each in y]
+        values: list[Any] = list(y)
+        if self.output == "topk":
+            chosen = topk(y, min(self.top, len(labels)))
+            values = [[Prediction(*labels[i][:3], float(p)) for p, i in zip(*row)]
+                      for row in zip(*chosen)]
+        return [None if no else value for no, value in zip(bad, values)]
+
+    def _paths(self, model: ResNetV2) -> list[str]:
+        """The layers that the output is made of."""
+        if self.output == "features":
+            return self.layers or [each.path for each in model.graph.feature_maps]
+        return ["head.global_pool" if self.output == "embedding" else "head.fc"]
+
+    def _columns(self, answers: list[Answer]) -> dict[str, np.ndarray]:
+        """Answers as columns."""
+        errors = as_objects([answer.error for answer in answers])
+        values = [answer.value for answer in answers]
+        if self.output == "topk":
+            width = min(self.top, self.model.num_classes)
+            none = [Prediction(-1, None, "", float("nan"))] * width
+            rows = [none if value is None else value for value in values]
+            return dict(
+                index=np.array([[each.index for each in row] for row in rows], np.int64),
+                wnid=as_objects([[each.wnid or "" for each in row] for row in rows]),
+                label=as_objects([[each.label for each in row] for row in rows]),
+                probability=np.array([[p.probability for p in row] for row in rows], np.float32),
+                error=errors)
+        if self.output == "features":
+            paths = self._paths(self.model)
+            return {path: stack([value and value[path] for value in values])
+                    for path in paths} | {"error": errors}
+        return {self.output: stack(values), "error": errors}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items()
+                if name not in ("_loaded", "_loading")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._loaded, self._loading = None, threading.Lock()
+
+
+class _Loaded(NamedTuple):
+    model: ResNetV2
+    transform: Callable[..., np.ndarray]
+    labels: tuple[Label, ...]
+
+
+def name_of(source: Any) -> str:
+    """What to call a picture in a message."""
+    return printable(source if isinstance(source, (str, os.PathLike)) else "picture")
+
+
+def as_objects(values: Sequence[Any]) -> np.ndarray:
+    """(N,) of any objects; NumPy alone would make a table of lists of one length."""
+    column = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        column[i] = value
+    return column
+
+
+def stack(values: Sequence[np.ndarray | None]) -> np.ndarray:
+    """(N, …) float32: NaN where there is no value. Values of several shapes: (N,) of objects."""
+    shapes = {value.shape for value in values if value is not None}
+    if len(shapes) != 1:
+        return as_objects(values)
+    nothing = np.full(shapes.pop(), np.nan, np.float32)
+    return np.stack([nothing if value is None else value for value in values])
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
