@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .model import create_model as create_model
     from .ops import softmax as softmax
     from .ops import topk as topk
+    from .predict import Answer as Answer
+    from .predict import Prediction as Prediction
+    from .predict import Predictor as Predictor
     from .summary import Summary as Summary
     from .variants import list_models as list_models
     from .weights import read_weights as read_weights
@@ -51,6 +54,7 @@ _HOME = {
     "labels": ("Label", "imagenet_labels", "model_labels"),
     "model": ("ResNetV2", "create_model"),
     "ops": ("softmax", "topk"),
+    "predict": ("Answer", "Prediction", "Predictor"),
     "summary": ("Summary",),
     "variants": ("list_models",),
     "weights": ("read_weights", "write_weights"),

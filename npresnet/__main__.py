@@ -11,10 +11,13 @@ def run() -> int:
     to an answer.
     """
     gc.set_threshold(200_000, 20, 20)
-    from .cli import main
-    code = main()
-    gc.freeze()
-    return code
+    try:
+        from .cli import main
+        return main()
+    except KeyboardInterrupt:                                     # in the first moments
+        return 130
+    finally:
+        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -28,14 +28,14 @@ class ReadAhead(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, _Place[Result]]] = deque()
         self._threads: list[threading.Thread] = []
         self._stopped = False
-        self._exhausted: BaseException | None = None              # StopIteration, or what was raised
+        self._exhausted: Exception | None = None         # StopIteration, or what was raised
 
     def __enter__(self) -> ReadAhead[Item, Result]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped = True
-        for _ in self._threads:
+        for _thread in self._threads:
             self._jobs.put(None)
 
     def take(self, count: int) -> list[tuple[Item, Result]]:

@@ -78,6 +78,21 @@ class Tolerance(NamedTuple):
     logits: float
 
 
+class Pace(NamedTuple):
+    """Roughly how soon a backend answers, in a new process on two cores. start: seconds until it
+    begins. rate: multiply-adds a second from then on. compiling: seconds more, where the function
+    `kept` ("module:name") says that its compiled code isn't there yet."""
+    start: float
+    rate: float
+    compiling: float = 0.0
+    kept: str = ""
+
+    def seconds(self, macs: float) -> float:
+        """For `macs` multiply-adds."""
+        compiled = not self.kept or _named(self.kept)()
+        return self.start + macs / self.rate + (0 if compiled else self.compiling)
+
+
 class Entry(NamedTuple):
     """A backend, before it is imported. target: its class, and check: a function that raises an
     NpresnetError, in one line, where it can't run; each as "module:name". options: what its class
@@ -85,6 +100,7 @@ class Entry(NamedTuple):
     target: str
     tolerance: Tolerance
     exact_tolerance: Tolerance
+    pace: Pace
     options: tuple[str, ...] = ()
     check: str = ""
 
@@ -99,12 +115,15 @@ class Entry(NamedTuple):
         return made
 
 
+REFERENCE = "numpy"                                               # what the others are held against
 BACKENDS = {
-    "numpy": Entry("npresnet.reference:Reference", Tolerance(5e-6, 5e-6), Tolerance(5e-6, 5e-6)),
+    REFERENCE: Entry("npresnet.reference:Reference", Tolerance(5e-6, 5e-6), Tolerance(5e-6, 5e-6),
+                     Pace(0.0, 20e9)),
     "numba": Entry("npresnet.fast.engine:Engine", Tolerance(1e-4, 5e-5), Tolerance(1e-5, 1e-5),
+                   Pace(0.35, 120e9, 8.0, "npresnet.lower.cache:compiled_code_is_kept"),
                    options=("num_threads",)),
     "cuda": Entry("cuda_kernels.runner:Runner", Tolerance(1e-5, 1e-5), Tolerance(1e-5, 1e-5),
-                  check="cuda_kernels:check_available"),
+                  Pace(1.0, 4e12), check="cuda_kernels:check_available"),
 }
 AUTO = ("cuda", "numba")                                          # the first that can run here
 
@@ -122,6 +141,14 @@ def choose_backend(name: str) -> str:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     BACKENDS[name].check_available()
     return name
+
+
+def quickest(name: str, macs: float) -> str:
+    """The backend `name`, or the reference if that is sooner done with `macs` multiply-adds in a
+    new process. The environment variable NPRESNET_BACKEND forbids to choose."""
+    if os.environ.get("NPRESNET_BACKEND"):
+        return name
+    return min(name, REFERENCE, key=lambda each: BACKENDS[each].pace.seconds(macs))
 
 
 def _can_run(name: str) -> bool:

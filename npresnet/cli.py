@@ -6,24 +6,30 @@ failed, the rest was done; 2: wrong usage.
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from errno import EINVAL
 from importlib import import_module
 
-from .commands.common import FAILED, USAGE, UsageError, say
-from .errors import MissingDependencyError, NpresnetError
+from .commands.common import FAILED, INTERRUPTED, USAGE, UsageError, say
+from .errors import MissingDependencyError, NpresnetError, printable
 from .version import __version__
 
-COMMANDS = ("classify", "summary", "models", "compare", "bench")  # files of commands/
+COMMANDS = ("classify", "embed", "features", "validate", "summary", "models", "compare", "bench",
+            "download", "warmup")                                 # files of commands/
+
+STAND_INS = {"─": "-", "×": "x", "…": "...", "±": "+-", "–": "-", "Δ": "delta", "≤": "<="}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv` (default: the process's own) and return its exit code."""
+    codecs.register_error("npresnet", in_ascii)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")         # a terminal without "×" gets \xd7
+            stream.reconfigure(errors="npresnet")
     parser = build_parser(sys.argv[1:] if argv is None else argv)
     called = parser.prog
     try:
@@ -45,16 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{called}: {error}")
         return FAILED
     except OSError as error:                                      # stdout can't be written
-        if not isinstance(error, BrokenPipeError):                # `head`, say, has seen enough
-            say(f"{called}: {error.strerror or error}")
+        # `head`, say, has seen enough; Windows calls that an invalid argument.
+        closed = isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == EINVAL)
+        if not closed:
+            where = f"{printable(error.filename)}: " if error.filename else ""
+            say(f"{called}: {where}{error.strerror or error}")
         # Whatever is still buffered goes nowhere, or Python complains again as it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except MemoryError:
         say(f"{called}: not enough memory; try a smaller model or picture size")
         return FAILED
+
+
+def in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """An error handler for text that a terminal can't show: the tables' characters get a stand-in,
+    others are escaped."""
+    assert isinstance(error, UnicodeEncodeError)
+    shown = [STAND_INS.get(c) or c.encode("unicode_escape").decode()
+             for c in error.object[error.start:error.end]]
+    return "".join(shown), error.end
 
 
 def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -75,7 +93,7 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         command = import_module(f".commands.{name}", __package__)
         description = command.HELP[0].upper() + command.HELP[1:] + "."
         sub = subparsers.add_parser(name, help=command.HELP, description=description,
-                                    epilog=f"example: {command.EXAMPLE}",
+                                    epilog="\n".join(map("example: {}".format, command.EXAMPLES)),
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
         sub.add_argument("--json", action="store_true", help="print JSON instead of text")
         sub.set_defaults(run=command.run)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .ahead import ReadAhead
-from .data import create_transform, load_image, resolve_model_data_config
+from .data import EvalTransform, create_transform, load_image, resolve_model_data_config
 from .errors import ImageError, printable
 from .labels import Label, model_labels
 from .model import ResNetV2, create_model
@@ -33,6 +33,11 @@ class Prediction(NamedTuple):
     wnid: str | None
     label: str
     probability: float
+
+
+def prediction(label: Label, probability: float) -> Prediction:
+    """That a picture shows what `label` is of, with `probability`."""
+    return Prediction(label.index, label.wnid, label.name, probability)
 
 
 class Answer(NamedTuple):
@@ -98,6 +103,11 @@ class Predictor:
         """The model, made when it is first needed."""
         return self._load().model
 
+    @property
+    def transform(self) -> EvalTransform:
+        """What makes the network's input of a picture."""
+        return self._load().transform
+
     def stream(self, pictures: Iterable[Any], *, batch_size: int = 32) -> Iterator[Answer]:
         """An `Answer` for each of `pictures`, in order, as they are computed.
 
@@ -106,12 +116,15 @@ class Predictor:
         They are decoded and resized in threads of their own, and computed `batch_size` at once.
         A picture that can't be read is answered with its error; the others don't notice.
         """
-        if isinstance(pictures, (str, bytes, bytearray, os.PathLike)) or hasattr(pictures, "read"):
-            raise TypeError(f"stream takes many pictures, not a {type(pictures).__name__}: "
-                            "give a list of them")
+        check_many(pictures)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         return self._stream(pictures, batch_size)
+
+    def inputs(self, pictures: Iterable[Any]) -> Iterator[Answer]:
+        """As `stream`, with the network's input (C, H, W) float32 as value: nothing is computed."""
+        check_many(pictures)
+        return self._inputs(pictures)
 
     def __call__(self, columns: Any, *, batch_size: int = 32) -> Any:
         """A batch of columns in, the same columns and the results out.
@@ -180,6 +193,12 @@ class Predictor:
         except MemoryError:
             return f"{name_of(source)}: needs more memory than there is; make it smaller"
 
+    def _inputs(self, pictures: Iterable[Any]) -> Iterator[Answer]:
+        with ReadAhead(pictures, self._read, workers=self.workers, limit=self.workers) as reader:
+            while each := reader.take(1):
+                (source, x), = each
+                yield Answer(source, None, x) if isinstance(x, str) else Answer(source, x, None)
+
     def _stream(self, pictures: Iterable[Any], batch_size: int) -> Iterator[Answer]:
         self._load()
         ahead = 2 * batch_size + self.workers
@@ -222,7 +241,7 @@ class Predictor:
         values: list[Any] = list(y)
         if self.output == "topk":
             chosen = topk(y, min(self.top, len(labels)))
-            values = [[Prediction(*labels[i][:3], float(p)) for p, i in zip(*row)]
+            values = [[prediction(labels[i], float(p)) for p, i in zip(*row)]
                       for row in zip(*chosen)]
         return [None if no else value for no, value in zip(bad, values)]
 
@@ -263,8 +282,15 @@ class Predictor:
 
 class _Loaded(NamedTuple):
     model: ResNetV2
-    transform: Callable[..., np.ndarray]
+    transform: EvalTransform
     labels: tuple[Label, ...]
+
+
+def check_many(pictures: Any) -> None:
+    """Raise TypeError for one picture: its characters or lines would be taken for pictures."""
+    if isinstance(pictures, (str, bytes, bytearray, os.PathLike)) or hasattr(pictures, "read"):
+        raise TypeError(f"expected many pictures, got one {type(pictures).__name__}: "
+                        "put it in a list")
 
 
 def name_of(source: Any) -> str:

@@ -11,9 +11,8 @@ from cli_helpers import complaint
 from PIL import Image
 
 import npresnet
-from npresnet import create_model, data, labels
+from npresnet import create_model, data, labels, predict
 from npresnet.cli import main
-from npresnet.commands import classify
 
 
 def expected(path: Path, k: int = 5) -> list[dict]:
@@ -74,16 +73,16 @@ def test_a_k_that_is_no_number_of_classes(photos, capsys, k):
 
 
 def test_test_size(photos, monkeypatch, tiny):
-    sizes = []
+    sizes, resolve = [], data.resolve_model_data_config
 
-    def model_transform(model, test=False):
-        sizes.append(test)
-        return lambda image: np.zeros((3, 32, 32), np.float32)
+    def resolve_model_data_config(model, use_test_size=False):
+        sizes.append(use_test_size)
+        return resolve(model) | dict(input_size=(3, 32, 32))
 
-    monkeypatch.setattr(data, "load_image", lambda file: Image.new("RGB", (50, 40)))
-    monkeypatch.setattr(classify, "model_transform", model_transform)
-    argv = ["classify", "--model", "tiny", "--weights", str(tiny), "--test-size", "x"]
-    assert main(argv) == 0 and sizes == [True]
+    monkeypatch.setattr(predict, "resolve_model_data_config", resolve_model_data_config)
+    argv = ["classify", "--model", "tiny", "--weights", str(tiny), str(photos / "a.png")]
+    assert main(argv) == 0 and main([*argv, "--test-size"]) == 0
+    assert sizes == [False, True]
 
 
 # --- pictures and folders -------------------------------------------------------------------------
@@ -117,7 +116,7 @@ def test_a_picture_too_large_for_the_memory_is_one_bad_file(photos, capsys, monk
             return create(**config)(image)
         return transform
 
-    monkeypatch.setattr(data, "create_transform", strict)
+    monkeypatch.setattr(predict, "create_transform", strict)
     assert main(["classify", "--json", str(photos / "a.png"), str(photos / "c.png")]) == 1
     rows = json.loads(capsys.readouterr().out)
     message = "needs more memory than there is; make it smaller"
@@ -214,9 +213,10 @@ def test_weights_that_overflow_are_named(tiny, photos, tmp_path, capsys):
             state[name] = np.full_like(state[name], 3e38)
     huge = tmp_path / "huge.safetensors"
     npresnet.write_weights(huge, state)
-    message = complaint(capsys, 1, "classify", "--json", "--model", "tiny", "--weights", huge,
+    message = complaint(capsys, 1, "classify", "--model", "tiny", "--weights", huge,
                         photos / "a.png")
-    assert "huge.safetensors: the weights are finite" in message
+    assert message.endswith("a.png: the weights are finite, but what they make of this picture "
+                            "is not")
 
 
 def test_an_unknown_model(photos, capsys):

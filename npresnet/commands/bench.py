@@ -10,7 +10,7 @@ from ..instruments.contenders import CONTENDERS, OWN, read_peers
 from .common import DONE, FAILED, UsageError, picture_size, positive, print_json, say
 
 HELP = "measure how fast it is on this machine, beside other runtimes"
-EXAMPLE = "npresnet bench --batch 1 --only numba numba-exact"
+EXAMPLES = ("npresnet bench --batch 1 --only numba numba-exact",)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

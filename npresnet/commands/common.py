@@ -1,28 +1,17 @@
-"""What the commands share: exit codes, options, models, pictures, and how they write."""
+"""What the commands share: exit codes, options, models, and how they write."""
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..errors import ImageError, printable
+from ..backend import BACKENDS, choose_backend, quickest
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ..model import ResNetV2
 
-    Transform = Callable[[Image.Image], np.ndarray]               # picture → (C, H, W) float32
-
-DONE, FAILED, USAGE = 0, 1, 2                                     # exit codes
-PICTURES = {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff",
-            ".ppm", ".pgm", ".avif", ".ico", ".tga"}
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130                   # exit codes
 
 
 class UsageError(Exception):
@@ -32,20 +21,17 @@ class UsageError(Exception):
 # --- options --------------------------------------------------------------------------------------
 
 
-def add_pictures(parser: argparse.ArgumentParser) -> None:
-    """The argument PHOTO…, for `find_pictures`."""
-    parser.add_argument("pictures", nargs="+", metavar="PHOTO",
-                        help="picture files, or folders of them")
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """The options --model and --weights, for `load_model`."""
+def add_model(parser: argparse.ArgumentParser, backend: bool = True) -> None:
+    """The options --model, --weights and --backend, for `load_model` and `model_options`."""
     parser.add_argument("--model", default="demo", metavar="NAME",
                         help="one of `npresnet models` (default: demo, the small trained network "
                              "inside the package; it knows ten classes)")
     parser.add_argument("--weights", metavar="FILE",
                         help="a safetensors file for it; without one, published weights are "
                              "fetched")
+    if backend:
+        parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto",
+                            help="what computes (default: the one that answers soonest)")
 
 
 def positive(text: str) -> int:
@@ -73,74 +59,30 @@ def load_model(args: argparse.Namespace, backend: str = "auto") -> ResNetV2:
     return create_model(args.model, weights=args.weights, pretrained=published, backend=backend)
 
 
-def model_transform(model: ResNetV2, use_test_size: bool = False) -> Transform:
-    """The model's own evaluation transform."""
-    from ..data import create_transform, resolve_model_data_config
+def model_options(args: argparse.Namespace, count: int) -> dict[str, Any]:
+    """What a `Predictor` takes of --model, --weights and --backend, for `count` pictures.
 
-    return create_transform(**resolve_model_data_config(model, use_test_size=use_test_size))
-
-
-# --- pictures -------------------------------------------------------------------------------------
-
-
-def find_pictures(names: Sequence[str]) -> list[str]:
-    """Files as they are named; a folder stands for the pictures in it and below, sorted.
-
-    Those are told by how their names end. Raises UsageError if there are no files at all.
+    For a handful the backend is the reference, where that answers before the fast engine is loaded
+    or compiled.
     """
-    files: list[str] = []
-    empty: list[str] = []
-    for name in names:
-        if not os.path.isdir(name):
-            files.append(name)                                    # perhaps missing: said later
-            continue
-        found = sorted(str(path) for path in Path(name).rglob("*")
-                       if path.suffix.lower() in PICTURES and not os.path.isdir(path))
-        files += found
-        if not found:
-            empty.append(name)
-    if not files:
-        where, endings = ", ".join(map(printable, names)), ", ".join(sorted(PICTURES))
-        raise UsageError(f"no pictures in {where} (files that end in {endings})")
-    return files + empty                                          # the empty are said later, too
+    backend = choose_backend(args.backend)
+    if args.backend == "auto":
+        backend = quickest(backend, count * multiply_adds(args.model))
+    return dict(model=args.model, weights=args.weights, backend=backend)
 
 
-def read_pictures(args: argparse.Namespace, files: list[str], transform: Transform,
-                  rows: list[dict]) -> Iterator[tuple[str, np.ndarray]]:
-    """(file, the network's input (1, C, H, W) float32) of each picture that can be read.
+def multiply_adds(name: str) -> int:
+    """Multiply-adds for one picture of the model called `name`, at its own size.
 
-    Of the others the error is said, and put into `rows`. Shows a progress bar on a terminal after
-    the first second.
+    Raises ValueError on an unknown name.
     """
-    from tqdm import tqdm
+    from ..graph import build_graph
+    from ..loading import find_source
+    from ..summary import summarise
 
-    hidden = None if len(files) > 1 else True                     # None: shown at a terminal alone
-    bar = tqdm(files, unit="picture", delay=1, disable=hidden, leave=False)
-    for file in bar:
-        error = ""
-        try:
-            x = read_picture(file, transform)
-        except ImageError as reason:
-            error = str(reason)
-        except MemoryError:
-            error = f"{printable(file)}: needs more memory than there is; make it smaller"
-        bar.clear()                                               # what is printed next gets a line
-        if error:
-            say(f"npresnet {args.command}: {error}")
-            rows.append({"file": file, "error": error})
-        else:
-            yield file, x
-
-
-def read_picture(file: str, transform: Transform) -> np.ndarray:
-    """The network's input (1, C, H, W) float32. Raises ImageError, which names the file."""
-    from ..data import load_image
-
-    image = load_image(file)
-    try:
-        return transform(image)[None]
-    except ImageError as reason:                                  # the transform knows no file
-        raise ImageError(f"{printable(file)}: {reason}") from None
+    variant, cfg, _ = find_source(name, False, None)
+    graph = build_graph(variant, num_classes=cfg["num_classes"])
+    return summarise(graph, cfg["input_size"], graph.last).macs
 
 
 # --- writing --------------------------------------------------------------------------------------

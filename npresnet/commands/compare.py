@@ -3,24 +3,14 @@ from __future__ import annotations
 
 import argparse
 
-from ..backend import BACKENDS
+from ..backend import BACKENDS, REFERENCE
 from ..errors import printable
-from .common import (
-    DONE,
-    FAILED,
-    add_model,
-    add_pictures,
-    find_pictures,
-    load_model,
-    model_transform,
-    print_json,
-    read_pictures,
-)
+from .common import DONE, FAILED, add_model, load_model, print_json
+from .pictures import add_pictures, find_pictures, report
 
 HELP = "compare two implementations layer by layer on pictures"
-EXAMPLE = "npresnet compare --model demo --against timm photo.jpg"
+EXAMPLES = ("npresnet compare --model demo --against timm photo.jpg",)
 
-REFERENCE = "numpy"                                               # what the others are held against
 TOLERANCES = {"timm": BACKENDS[REFERENCE].tolerance.layers} | {
     name: entry.tolerance.layers for name, entry in BACKENDS.items() if name != REFERENCE}
 
@@ -29,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     limits = ", ".join(f"{limit:.0e} against {name}" for name, limit in TOLERANCES.items())
     add_pictures(parser)
-    add_model(parser)
+    add_model(parser, backend=False)
     parser.add_argument("--against", choices=tuple(TOLERANCES), default="timm",
                         help="what to hold the NumPy reference against: timm, which has to be "
                              "installed, or another backend (default: %(default)s)")
@@ -43,12 +33,12 @@ def run(args: argparse.Namespace) -> int:
     from ..instruments.comparison import compare
     from ..instruments.parity import check_timm, timm_trace
     from ..model import ResNetV2
+    from ..predict import Predictor
 
     if args.against == "timm":
         check_timm()                                              # before anything is downloaded
-    files = find_pictures(args.pictures)
+    pictures = find_pictures(args)
     model = load_model(args, backend=REFERENCE)
-    transform = model_transform(model)
     if args.against == "timm":
         other = timm_trace(model)
     else:
@@ -58,8 +48,13 @@ def run(args: argparse.Namespace) -> int:
         other = twin.trace
     tolerance = TOLERANCES[args.against] if args.tolerance is None else args.tolerance
     rows: list[dict] = []
-    for file, x in read_pictures(args, files, transform, rows):
-        result = compare(model.trace(x), other(x), tolerance, (REFERENCE, args.against))
+    inputs = Predictor(model, output="features").inputs(picture.source for picture in pictures)
+    for file, (_, x, error) in report(args, pictures, inputs):
+        if error is not None:
+            rows.append({"file": file, "error": error})
+            continue
+        one = x[None]                                             # (1, C, H, W)
+        result = compare(model.trace(one), other(one), tolerance, (REFERENCE, args.against))
         rows.append({"file": file} | result.as_dict())
         if not args.json:
             print(f"{printable(file)}: npresnet ({REFERENCE}) against {args.against}")

@@ -6,7 +6,7 @@ import argparse
 from .common import DONE, print_json
 
 HELP = "list the models and their published weights"
-EXAMPLE = "npresnet models --pretrained"
+EXAMPLES = ("npresnet models --pretrained",)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from .common import DONE, picture_size, positive, print_json
 
 HELP = "list a model's layers with shapes, parameters and multiply-adds"
-EXAMPLE = "npresnet summary --model resnetv2_50 --size 288"
+EXAMPLES = ("npresnet summary --model resnetv2_50 --size 288",)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

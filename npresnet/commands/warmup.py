@@ -1,0 +1,36 @@
+"""`npresnet warmup`: the fast engine compiled ahead, so that no user waits for it."""
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+
+from .common import DONE, print_json
+
+HELP = "compile the fast engine for this machine, ahead of its first use"
+EXAMPLES = ("npresnet warmup", "NUMBA_CACHE_DIR=/opt/npresnet npresnet warmup")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """It takes nothing."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile, and say where that is kept."""
+    from ..lower.cache import cache_folder
+    from ..model import create_model
+
+    start = time.perf_counter()
+    model = create_model("demo", backend="numba")
+    model(np.zeros((1, 3, 32, 32), np.float32))
+    seconds = time.perf_counter() - start
+    folder = cache_folder()
+    if args.json:
+        print_json(dict(seconds=round(seconds, 3), folder=None if folder is None else str(folder)))
+    elif folder is None:
+        print(f"compiled in {seconds:.1f} s, but there is no folder to keep that in: set "
+              "NUMBA_CACHE_DIR to one that you can write to")
+    else:
+        print(f"ready in {seconds:.1f} s; compiled code is kept in {folder}")
+    return DONE
