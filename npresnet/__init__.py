@@ -21,13 +21,13 @@ from .version import __version__ as __version__
 if TYPE_CHECKING:
     from . import data as data
     from . import ops as ops
-    from .data import load_image as load_image
     from .errors import DeviceError as DeviceError
     from .errors import DownloadError as DownloadError
     from .errors import ImageError as ImageError
     from .errors import MissingDependencyError as MissingDependencyError
     from .errors import NpresnetError as NpresnetError
     from .errors import WeightsError as WeightsError
+    from .images import load_image as load_image
     from .instruments.comparison import Comparison as Comparison
     from .instruments.comparison import LayerDifference as LayerDifference
     from .instruments.comparison import compare as compare
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from .weights import write_weights as write_weights
 
 _HOME = {
-    "data": ("load_image",),
     "errors": ("DeviceError", "DownloadError", "ImageError", "MissingDependencyError",
                "NpresnetError", "WeightsError"),
+    "images": ("load_image",),
     "instruments.comparison": ("compare", "Comparison", "LayerDifference"),
     "labels": ("Label", "imagenet_labels", "model_labels"),
     "model": ("ResNetV2", "create_model"),

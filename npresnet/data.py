@@ -1,8 +1,8 @@
-"""Pictures in: reading a file as a person would see it, and timm's evaluation transform.
+"""From pictures to the network's input: timm's evaluation transform.
 
-`load_image` turns a file into an upright RGB picture. `create_transform` turns a picture into the
-network's input as timm does, bit for bit: resize the short edge, cut out the centre, scale to
-[0, 1], normalise. The two are kept apart because timm leaves the first to its caller.
+`create_transform` turns a picture into the network's input as timm does, bit for bit: resize the
+short edge, cut out the centre, scale to [0, 1], normalise. `load_image`, which gives such pictures,
+stands in `images.py`: timm leaves that to its caller.
 
 Source: timm `data/config.py`, `data/transforms_factory.py`, `data/transforms.py` (1.0.31);
 torchvision `transforms/functional.py`.
@@ -10,16 +10,15 @@ torchvision `transforms/functional.py`.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from .errors import ImageError, printable
+from .errors import ImageError
+from .images import load_image as load_image
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
@@ -126,6 +125,16 @@ class EvalTransform:
     std: tuple[float, ...]
     normalize: bool = True
 
+    @property
+    def draft_size(self) -> tuple[int, int]:
+        """(width, height) to ask `load_image(…, draft=…)` for: twice the size before the cut.
+
+        A JPEG decoder averages as it shrinks, so what is left for `crop` to do is at least half of
+        the way, and the pixels differ little from those of the whole file.
+        """
+        h, w = self.size
+        return 2 * math.floor(w / self.crop_pct), 2 * math.floor(h / self.crop_pct)
+
     def __call__(self, image: Image.Image) -> np.ndarray:
         """A picture with 8 bits a band (RGB as a rule) → (C, H, W) float32.
 
@@ -200,86 +209,3 @@ def _centre_crop(image: Image.Image, h: int, w: int,
     top = int(round((image.height - h) / 2.0))                      # half to even
     left = int(round((image.width - w) / 2.0))
     return image if image.size == (w, h) else image.crop((left, top, left + w, top + h))
-
-
-def load_image(file: str | os.PathLike | BinaryIO) -> Image.Image:
-    """A picture file as an upright RGB picture, the way a person sees it.
-
-    The first frame of an animation, turned as its EXIF orientation says, transparency over white,
-    16-bit and floating-point grey scaled to 8 bits.
-    Raises ImageError, naming the file, if it can't be read, isn't a picture, is truncated, empty,
-    or has more pixels than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
-    """
-    is_path = isinstance(file, (str, os.PathLike))
-    name = printable(file if is_path else getattr(file, "name", "picture"))
-    if file == "":                  # which Pillow takes for other things, each version for another
-        raise ImageError(": no such file")
-    try:
-        with Image.open(file) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if 0 in image.size:
-                raise ImageError(f"{name}: has no pixels ({image.width}×{image.height})")
-            if limit is not None and image.width * image.height > limit:
-                raise ImageError(f"{name}: {image.width}×{image.height} pixels are more than the "
-                                 f"limit of {limit:,}; make it smaller, or raise "
-                                 "PIL.Image.MAX_IMAGE_PIXELS if you trust it")
-            image.load()
-            return _to_rgb(_upright(image), sixteen_bit=image.format in ("PNG", "PPM"))
-    except ImageError:
-        raise
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except UnidentifiedImageError:
-        why = "is not a picture that Pillow can read, or is badly damaged"
-        if isinstance(file, (str, os.PathLike)) and Path(file).stat().st_size == 0:
-            why = "is empty"
-        raise ImageError(f"{name}: {why}") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{name}: has far more pixels than the limit of "
-                         f"{Image.MAX_IMAGE_PIXELS:,}; make it smaller") from None
-    except OSError as error:
-        why = f"is truncated or damaged ({printable(error)})"
-        if error.strerror:
-            why = error.strerror.lower()
-        raise ImageError(f"{name}: {why}") from None
-    except Exception as error:      # a hostile file can make a decoder raise anything
-        why = printable(f"{type(error).__name__}: {error}")
-        raise ImageError(f"{name}: can't be decoded ({why})") from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:               # damaged EXIF data; the pixels are fine
-        return image
-
-
-def _to_rgb(image: Image.Image, sixteen_bit: bool) -> Image.Image:
-    """sixteen_bit: the file's format has no wider grey, though Pillow may keep it in 32 bits."""
-    if image.mode.startswith("I") or image.mode == "F":     # 16-bit, 32-bit or floating-point grey
-        sixteen_bit = sixteen_bit or image.mode.startswith("I;16")
-        return Image.fromarray(_to_8_bits(np.asarray(image), sixteen_bit)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bits(grey: np.ndarray, sixteen_bit: bool) -> np.ndarray:
-    """Grey values (H, W) → uint8.
-
-    They are taken to lie in 0…65535 if `sixteen_bit`, else in the range that their largest value
-    says they are meant in.
-    """
-    floating = grey.dtype.kind == "f"
-    grey = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = grey.min(), grey.max()
-    if low < 0 or high > 65535:     # no customary range: stretch what there is
-        grey, top = grey - low, high - low
-    elif sixteen_bit and not floating:
-        top = 65535
-    else:
-        ranges = (1, 255, 65535) if floating else (255, 65535)
-        top = next(largest for largest in ranges if high <= largest)
-    return np.round(grey * 255 / (top or 1)).astype(np.uint8)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a file imports from its own floor or from those below it.
 FLOORS = [["errors", "table", "version", "ahead"], ["ops"], ["variants"], ["graph", "network"],
           ["weights"], ["lower"], ["backend"], ["fast", "reference"],
-          ["images"], ["labels", "data", "demo"], ["hub"], ["loading"],
+          ["sources"], ["images"], ["labels", "data", "demo"], ["hub"], ["loading"],
           ["summary", "instruments.comparison", "instruments.accuracy"], ["model"], ["predict"],
           ["instruments.parity", "instruments.contenders"], ["instruments.bench"],
           ["instruments.roofline"], ["commands"], ["cli"]]
