@@ -163,3 +163,34 @@ def _named(target: str) -> Any:
     """What "module:name" names."""
     module, _, name = target.partition(":")
     return getattr(import_module(module), name)
+
+
+def describe_misfit(what: str, x: Any, channels: int) -> str:
+    """What is wrong with x, given as `what`, where (N, channels, H, W) float32 is wanted, and what
+    to give instead. Nothing if it fits.
+
+    x: an array, wherever it lies. Pixels aren't told to become float32, which would be another
+    picture to the network, but to go through the model's transform.
+    """
+    shape = tuple(x.shape)
+    fits = len(shape) == 4 and shape[1] == channels and 0 not in shape[1:]
+    if fits and x.dtype == np.float32:
+        return ""
+    problem = f"expected {what} of shape (N, {channels}, H, W), got {shape}"
+    if fits:
+        problem = f"expected {what} of dtype float32, got {x.dtype} of shape {shape}"
+    if what == "pictures" and np.dtype(x.dtype).kind in "bui":
+        return (f"{problem}; these are pixels, each picture goes through the model's transform: "
+                "npresnet.data.create_transform(**npresnet.data.resolve_model_data_config(model))"
+                "(npresnet.load_image(pixels))[None]")
+    if 0 in shape[-3:] or np.dtype(x.dtype).kind != "f":
+        return problem
+    as_float = "" if x.dtype == np.float32 else ".astype(np.float32)"
+    if fits:
+        return f"{problem}; convert with x{as_float}"
+    if len(shape) == 3 and shape[0] == channels:
+        return f"{problem}; add the batch axis with x[None]{as_float}"
+    if len(shape) in (3, 4) and shape[-1] == channels:
+        first = "transpose(2, 0, 1)[None]" if len(shape) == 3 else "transpose(0, 3, 1, 2)"
+        return f"{problem}; the channels come last, put them first with x.{first}{as_float}"
+    return problem

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .backend import BACKENDS, Backend, choose_backend
+from .backend import BACKENDS, Backend, choose_backend, describe_misfit
 from .graph import build_graph
 from .loading import check_weights, classes_in, find_source, fit_tensors, initial_state
 from .variants import COUNTER, GLOBAL_POOLS, FeatureInfo, Variant, take_indices
@@ -249,13 +249,8 @@ class ResNetV2:
     def _check_array(self, what: str, x: Any, channels: int) -> Any:
         """x as the backend takes it."""
         x = self._engine.accept(what, x)
-        shape = tuple(x.shape)
-        if x.ndim != 4 or shape[1] != channels or 0 in shape[1:]:
-            raise ValueError(f"expected {what} of shape (N, {channels}, H, W), got {shape}"
-                             + ("; add the batch axis with x[None]" if x.ndim == 3 else ""))
-        if x.dtype != np.float32:
-            raise ValueError(f"expected {what} of dtype float32, got {x.dtype} of shape {shape}; "
-                             "convert with x.astype(np.float32)")
+        if misfit := describe_misfit(what, x, channels):
+            raise ValueError(misfit)
         return x
 
     def __getstate__(self) -> dict[str, Any]:
