@@ -53,7 +53,7 @@ def load_image(source: Source, *, draft: int | tuple[int, int] | None = None) ->
         with _READING.quiet():
             if isinstance(source, Image.Image):
                 return _from_pillow(source)
-            if hasattr(source, "__array__"):
+            if hasattr(source, "__array__") and not isinstance(source, (str, bytes)):
                 return _to_rgb(Image.fromarray(as_pixels(source)), sixteen_bit=False)
             with open_source(source) as file:
                 return _from_file(file, enough)

@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .ahead import ReadAhead
-from .data import EvalTransform, create_transform, load_image, resolve_model_data_config
-from .errors import ImageError, printable
+from .data import EvalTransform, create_transform, resolve_model_data_config
+from .errors import ImageError
+from .images import load_image
 from .labels import Label, model_labels
 from .model import ResNetV2, create_model
 from .ops import softmax, topk
+from .sources import name_of
 from .variants import DEMO
 
 OUTPUTS = ("topk", "probabilities", "logits", "embedding", "features")
@@ -182,8 +184,9 @@ class Predictor:
     def _read(self, source: Any) -> np.ndarray | str:
         """The network's input (C, H, W) float32, or what is wrong with the picture."""
         transform = self._load().transform
+        draft = transform.draft_size if self.draft else None
         try:
-            image = load_image(source)
+            image = load_image(source, draft=draft)
             try:
                 return transform(image)
             except ImageError as error:                           # the transform knows no name
@@ -291,11 +294,6 @@ def check_many(pictures: Any) -> None:
     if isinstance(pictures, (str, bytes, bytearray, os.PathLike)) or hasattr(pictures, "read"):
         raise TypeError(f"expected many pictures, got one {type(pictures).__name__}: "
                         "put it in a list")
-
-
-def name_of(source: Any) -> str:
-    """What to call a picture in a message."""
-    return printable(source if isinstance(source, (str, os.PathLike)) else "picture")
 
 
 def as_objects(values: Sequence[Any]) -> np.ndarray:

@@ -21,7 +21,8 @@ def files(tmp_path_factory) -> list[Path]:
     """Seven pictures of several shapes."""
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     paths = []
-    for i, size in enumerate([(40, 50), (200, 90), (64, 64), (33, 300), (90, 91), (5, 7), (50, 40)]):
+    sizes = [(40, 50), (200, 90), (64, 64), (33, 300), (90, 91), (5, 7), (50, 40)]
+    for i, size in enumerate(sizes):
         paths.append(folder / f"{i}.png")
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(paths[-1])
     return paths
@@ -44,7 +45,7 @@ def test_logits_and_probabilities_are_the_models(files, batch_size):
         answers = list(Predictor(model, output=output).stream(files, batch_size=batch_size))
         assert [answer.source for answer in answers] == files
         assert all(answer.error is None for answer in answers)
-        assert_close(np.stack([answer.value for answer in answers]), values, 1e-6)
+        assert_close(output, np.stack([each.value for each in answers]), values, 1e-6)
 
 
 @pytest.mark.parametrize("top, count", [(1, 1), (3, 3), (99, 10)])
@@ -69,12 +70,10 @@ def test_embeddings_are_forward_heads(files, pool):
         answers = Predictor(model, output="embedding", normalize=normalize).stream(files)
         got = np.stack([answer.value for answer in answers])
         if normalize:
-            axes = tuple(range(1, 2))
-            want = want / np.sqrt((want.astype(np.float64) ** 2).sum(axes, keepdims=True))
-            norms = np.sqrt((got.astype(np.float64) ** 2).sum(axes))
-            np.testing.assert_allclose(norms, 1, atol=1e-6)
+            norm = np.sqrt((want.astype(np.float64) ** 2).sum(1, keepdims=True))
+            want = (want / norm).astype(np.float32)
         assert got.dtype == np.float32
-        assert_close(got, want, 1e-6)
+        assert_close("embedding", got, want, 1e-6)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -86,7 +85,7 @@ def test_features_are_the_traces(files, backend):
     answers = list(Predictor(model, output="features", layers=layers).stream(files))
     for path in layers:
         got = np.stack([answer.value[path] for answer in answers])
-        assert_close(got, trace[path], 1e-5, path)
+        assert_close(path, got, trace[path], 1e-5)
     maps = [info["module"] for info in model.feature_info]
     assert list(next(Predictor(model, output="features").stream(files)).value) == maps
 
@@ -286,9 +285,9 @@ def test_without_threads_it_reads_itself(monkeypatch):
 
 
 def test_what_reading_raises_is_raised_where_it_is_taken():
-    with ReadAhead([1, 0], lambda n: 1 / n, workers=2, limit=2) as reader:
-        with pytest.raises(ZeroDivisionError):
-            reader.take(2)
+    with (ReadAhead([1, 0], lambda n: 1 / n, workers=2, limit=2) as reader,
+          pytest.raises(ZeroDivisionError)):
+        reader.take(2)
 
 
 def test_threads_end_with_the_stream(files):
