@@ -179,7 +179,8 @@ def test_a_forked_child_starts_its_own_threads():
     if child == 0:
         code = 1
         try:
-            signal.alarm(60)                                      # a child that hangs dies
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)         # a child that hangs dies
+            signal.alarm(60)
             code = 0 if np.array_equal(model(x), want) else 2
         finally:
             os._exit(code)
