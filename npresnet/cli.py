@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from errno import EINVAL
 from importlib import import_module
 
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             where = f"{printable(error.filename)}: " if error.filename else ""
             say(f"{called}: {where}{error.strerror or error}")
         # Whatever is still buffered goes nowhere, or Python complains again as it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError):                                   # stdout is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -6,13 +6,14 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from ..errors import printable
+from ..errors import NpresnetError, printable
 from .common import UsageError
 
 Row = dict[str, Any]                    # "file", and "error" or results: plain values, arrays
@@ -86,18 +87,18 @@ class Lines(Results):
             from ..weights import write_whole
 
             write_whole(path, kept.encode(errors="surrogateescape"))
-        self.file: IO[bytes] = open(path, "ab", buffering=0)  # noqa: SIM115  # see close
+        self.file: IO[bytes] = open(path, "ab", 0)  # noqa: SIM115  # see close
 
     def _kept(self) -> str:
         """What stays of the file; fills `done`."""
         return ""
 
     def _append(self, text: str) -> None:
-        """A record, or nothing if it doesn't fit on the disk. Raises OSError then."""
+        """A record, or nothing if it doesn't fit on the disk."""
         data, start = text.encode(errors="surrogateescape"), self.file.seek(0, os.SEEK_END)
         try:
-            while data:
-                data = data[self.file.write(data):]
+            with said_of(self.path):
+                write_all(self.file, data)
         except BaseException:                                     # a full disk, an interrupt
             self.file.truncate(start)
             raise
@@ -171,6 +172,22 @@ class Csv(Lines):
         if self.early:
             self._begin(["file", "error"])
         super().close()
+
+
+@contextmanager
+def said_of(path: Path) -> Iterator[None]:
+    """Let errors of the system name `path`, and say what to do: an NpresnetError."""
+    try:
+        yield
+    except OSError as error:
+        raise NpresnetError(f"{printable(path)}: can't be written ({error.strerror}); what is "
+                            "there is whole, and --resume goes on with it") from None
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write `data` to an unbuffered file, which may take it in parts. Raises OSError."""
+    while data:
+        data = data[file.write(data):]
 
 
 def csv_line(cells: Iterable[str]) -> str:

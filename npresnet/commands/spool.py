@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from ..errors import printable
 from ..weights import write_whole
 from .common import UsageError
-from .results import Results, Row
+from .results import Results, Row, said_of, write_all
 
 CHUNK = 1 << 20                                                   # bytes
 GROUP = 1024                                                      # rows of a parquet row group
@@ -59,6 +59,10 @@ class Spooled(Results):
             self.shapes = {name: value.shape for name, value in arrays.items()}
         if arrays:
             plain["shapes"] = self.shapes if not self.whole else {}
+        with said_of(self.path):
+            self._write(plain, arrays)
+
+    def _write(self, plain: Row, arrays: dict[str, np.ndarray]) -> None:
         for name, value in arrays.items():
             if value.shape != self.shapes.get(name):
                 raise UsageError(f"{printable(self.path)}: its results are of another model or "
@@ -66,15 +70,21 @@ class Spooled(Results):
                                  f"{self.shapes.get(name)}")
             file = self._array(name)
             file.seek(self.whole * _bytes(self.shapes[name]))
-            file.write(np.ascontiguousarray(value, "<f4").tobytes())
-        self.rows.write(json.dumps(plain).encode() + b"\n")       # what makes the row count
+            write_all(file, np.ascontiguousarray(value, "<f4").tobytes())
+        start = self.rows.seek(0, os.SEEK_END)
+        try:
+            write_all(self.rows, json.dumps(plain).encode() + b"\n")       # makes the row count
+        except BaseException:
+            self.rows.truncate(start)
+            raise
         self.wrote = True
         self.whole += bool(arrays)
 
     def close(self) -> None:
         """Make the file. If that fails, the spool stays."""
         if self.wrote or not self.stopped:
-            WRITERS[self.path.suffix.lower()](self)
+            with said_of(self.path):
+                WRITERS[self.path.suffix.lower()](self)
         for file in (self.rows, *self.files.values()):
             file.close()
         shutil.rmtree(self.spool)
