@@ -20,6 +20,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import data as data
+    from . import explain as explain
     from . import ops as ops
     from .errors import DeviceError as DeviceError
     from .errors import DownloadError as DownloadError
@@ -60,11 +61,12 @@ _HOME = {
     "weights": ("read_weights", "write_weights"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-__all__ = [*_MODULE_OF, "data", "ops"]
+_MODULES = ("data", "explain", "ops")
+__all__ = [*_MODULE_OF, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("data", "ops"):
+    if name in _MODULES:
         return import_module(f".{name}", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -162,20 +162,10 @@ class EvalTransform:
         limit.
         """
         h, w = self.size
-        # (height, width) before the cut:
-        scale = math.floor(h / self.crop_pct), math.floor(w / self.crop_pct)
+        resized = self._resized(image)
         fill: int | tuple[int, ...] = 0
-        if self.crop_mode == "squash":
-            resized = scale
-        elif self.crop_mode == "border":
-            resized = _keep_ratio(image, scale, max)
+        if self.crop_mode == "border":
             fill = tuple(round(255 * m) for m in self.mean)
-        elif scale[0] == scale[1]:
-            short, long = sorted(image.size)
-            long = int(scale[0] * long / short)                     # cut off, not rounded
-            resized = (long, scale[0]) if image.width <= image.height else (scale[0], long)
-        else:
-            resized = _keep_ratio(image, scale, min)
         if resized != (image.height, image.width):
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and resized[0] * resized[1] > limit:
@@ -184,6 +174,34 @@ class EvalTransform:
                                  f"than the limit of {limit:,}; cut it first")
             image = image.resize((resized[1], resized[0]), INTERPOLATIONS[self.interpolation])
         return _centre_crop(image, h, w, fill)
+
+    def seen(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """The part of `image` that `crop` shows: (left, top, right, bottom) in pixels of `image`.
+
+        These are edges, not numbers of pixels: the whole picture is (0, 0, width, height). They lie
+        outside of it where `crop` adds a border.
+        """
+        h, w = self.size
+        height, width = self._resized(image)
+        across, down = image.width / width, image.height / height           # pixels a resized pixel
+        # As _centre_crop: what is cut off, or less than 0 for a border.
+        top = round((height - h) / 2) if height >= h else -((h - height) // 2)
+        left = round((width - w) / 2) if width >= w else -((w - width) // 2)
+        return left * across, top * down, (left + w) * across, (top + h) * down
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """(height, width) of `image` before the cut."""
+        h, w = self.size
+        scale = math.floor(h / self.crop_pct), math.floor(w / self.crop_pct)
+        if self.crop_mode == "squash":
+            return scale
+        if self.crop_mode == "border":
+            return _keep_ratio(image, scale, max)
+        if scale[0] != scale[1]:
+            return _keep_ratio(image, scale, min)
+        short, long = sorted(image.size)
+        long = int(scale[0] * long / short)                         # cut off, not rounded
+        return (long, scale[0]) if image.width <= image.height else (scale[0], long)
 
 
 def _keep_ratio(image: Image.Image, scale: tuple[int, int],
