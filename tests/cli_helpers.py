@@ -9,7 +9,7 @@ from pathlib import Path
 import npresnet
 from npresnet.cli import main
 
-COMMANDS = ["classify", "summary", "models", "compare", "bench"]
+COMMANDS = ["classify", "explain", "summary", "models", "compare", "bench"]
 DECIDING = ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONUTF8", "NPRESNET_BACKEND")
 
 

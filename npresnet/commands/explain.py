@@ -1,0 +1,204 @@
+"""`npresnet explain`: pictures of what a class rests on."""
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ImageError, WeightsError, printable
+from .common import (
+    DONE,
+    FAILED,
+    UsageError,
+    add_model,
+    add_pictures,
+    find_pictures,
+    load_model,
+    positive,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..labels import Label
+    from ..model import ResNetV2
+
+HELP = "show which places of a picture speak for a class"
+EXAMPLE = "npresnet explain photo.jpg --top 2 --out maps/"
+
+METHODS = ("cam", "occlusion")
+LONGEST = 1600                                                    # pixels of a map over a picture
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    add_pictures(parser)
+    add_model(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--classes", nargs="+", metavar="CLASS",
+                       help="explain these: numbers, WordNet ids or names. They stand behind the "
+                            "pictures")
+    which.add_argument("-k", "--top", type=positive, metavar="K",
+                       help="explain each picture's first K classes (default: 1)")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0],
+                        help="cam: what each place of the last feature map adds to the class, "
+                             "exactly; occlusion: what the class's probability loses when a place "
+                             "is covered, which is slower (default: %(default)s)")
+    parser.add_argument("--out", default="", metavar="WHERE",
+                        help="a folder for the maps, made if there is none (default: here), or for "
+                             "a single map a file that ends in .png")
+    parser.add_argument("--crop", action="store_true",
+                        help="show only the part of the picture that the network saw")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace files that are there; the pictures themselves never are")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the maps of each picture, as they are done; exit code 1 if one could not be read or
+    written."""
+    from tqdm import tqdm
+
+    from ..images import silence_libtiff
+    from ..labels import find_class, model_labels
+
+    files = find_pictures(args.pictures)
+    model = load_model(args)
+    labels = model_labels(model)
+    chosen = list(dict.fromkeys(find_class(labels, text).index for text in args.classes or ()))
+    names = Names(args, files, len(chosen) or min(args.top or 1, len(labels)))
+    silence_libtiff()
+    rows: list[dict] = []
+    hidden = None if len(files) > 1 else True                     # None: shown at a terminal alone
+    bar = tqdm(files, unit="picture", delay=1, disable=hidden, leave=False)
+    for file in bar:
+        row: dict = {"file": file, "maps": []}
+        try:
+            for found, picture in explain(args, model, file, chosen):
+                label = labels[found["index"]]
+                bar.clear()                                       # what is printed next gets a line
+                write(args, names, file, label, found, picture)
+                row["maps"].append(found)
+        except ImageError as reason:
+            row["error"] = str(reason)
+        except MemoryError:
+            row["error"] = f"{printable(file)}: needs more memory than there is; make it smaller"
+        if "error" in row:
+            bar.clear()
+            say(f"npresnet {args.command}: {row['error']}")
+        rows.append(row)
+    if args.json:
+        print_json(rows)
+    return FAILED if any("error" in row for row in rows) else DONE
+
+
+def explain(args: argparse.Namespace, model: ResNetV2, file: str,
+            chosen: list[int]) -> Iterator[tuple[dict, Image.Image]]:
+    """What there is to say of a class, and its map over the picture, for each of the classes.
+
+    chosen: numbers of classes, or none for the first ones. Raises ImageError, which names the file.
+    """
+    from ..data import create_transform, resolve_model_data_config
+    from ..explain import class_activation_map, occlusion, overlay
+    from ..images import load_image
+    from ..ops import softmax
+
+    transform = create_transform(**resolve_model_data_config(model))
+    photo = load_image(file)
+    try:
+        x = transform(photo)[None]                                # (1, C, H, W)
+    except ImageError as reason:                                  # the transform knows no file
+        raise ImageError(f"{printable(file)}: {reason}") from None
+    logits = model(x)                                             # (1, all classes)
+    classes = chosen or [int(k) for k in np.argsort(-logits[0], kind="stable")[:args.top or 1]]
+    maps = (class_activation_map if args.method == "cam" else occlusion)(model, x, classes)[0]
+    if not np.isfinite(maps).all():
+        raise WeightsError(f"{printable(args.weights or args.model)}: the weights are finite, but "
+                           f"what they make of {printable(file)} is not")
+    seen = transform.seen(photo)
+    shown = transform.crop(photo) if args.crop else photo
+    shown.thumbnail((LONGEST, LONGEST))
+    for k, heat in zip(classes, maps):                            # (P, Q)
+        low, high = float(heat.min()), float(heat.max())
+        limits = (max(low, 0.0) if high > 0 else low), high       # what speaks against it is dark
+        picture = overlay(shown, heat, transform=None if args.crop else transform, limits=limits)
+        yield dict(index=k, probability=float(softmax(logits)[0, k]), method=args.method,
+                   map=heat.tolist(), seen=seen), picture
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def write(args: argparse.Namespace, names: Names, file: str, label: Label, found: dict,
+          picture: Image.Image) -> None:
+    """Write a class's map of `file`, say so, and add its name and the class's to `found`.
+
+    Raises ImageError if it can't be written.
+    """
+    from ..weights import write_whole
+
+    path = names.choose(file, label)
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    try:
+        write_whole(path, data.getvalue())
+    except OSError as error:
+        raise ImageError(f"{printable(path)}: can't be written ({error.strerror})") from None
+    found |= dict(wnid=label.wnid, label=label.name, png=path)
+    if not args.json:
+        print(f"{printable(path)}: {label.name}, {100 * found['probability']:.1f} %", flush=True)
+
+
+class Names:
+    """Where maps are written: no two of a run have the same name, and none that of a picture.
+
+    count: how many maps each of `files` gets. Raises UsageError if they can't go to --out.
+    """
+
+    def __init__(self, args: argparse.Namespace, files: list[str], count: int):
+        self.args, self.taken = args, set[str]()
+        self.pictures = {identity(file) for file in files} - {None}
+        self.single = args.out.lower().endswith(".png") and not os.path.isdir(args.out)
+        if self.single and len(files) * count > 1:
+            raise UsageError(f"--out {printable(args.out)} is one file, for {len(files)} pictures "
+                             f"with {count} classes each; give a folder")
+        folder = os.path.dirname(args.out) if self.single else args.out
+        try:
+            os.makedirs(folder or ".", exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {printable(args.out)}: {error.strerror}") from None
+
+    def choose(self, file: str, label: Label) -> str:
+        """The path for a class's map of `file`. Raises ImageError if it mustn't be written."""
+        path: str = self.args.out
+        if not self.single:
+            stem = os.path.splitext(os.path.basename(file))[0][:100]
+            words = re.sub(r"\W+", "-", label.name.split(",")[0].lower()).strip("-")
+            end = f"{self.args.method}-{label.index}-{words}.png"
+            tries = (f"{stem}-{number}-{end}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([f"{stem}-{end}"], tries)
+                        if name.casefold() not in self.taken)
+            self.taken.add(name.casefold())
+            path = os.path.join(self.args.out, name)
+        if identity(path) in self.pictures:
+            raise ImageError(f"{printable(path)}: is one of the pictures themselves; choose "
+                             "another --out")
+        if os.path.lexists(path) and not self.args.overwrite:
+            raise ImageError(f"{printable(path)}: is there already; --overwrite replaces it")
+        return path
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from all others on the machine; None if there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
