@@ -115,6 +115,7 @@ class _Reading(threading.local):
     whatever module warns while its own thread is inside `quiet`.
     """
     depth = 0
+    pattern = r"(?!)"               # nothing: for scikit-learn, which copies filters' texts
 
     def match(self, _module: str) -> bool:
         """What `warnings` asks a pattern."""
@@ -133,7 +134,7 @@ class _Reading(threading.local):
             self.depth -= 1
 
     def __reduce__(self) -> str:
-        """Filters are copied and pickled, by joblib for one: it stays itself."""
+        """Filters are pickled, too: it stays itself."""
         return "_READING"
 
 

@@ -78,7 +78,7 @@ def test_pillows_warnings_do_not_appear_in_any_thread(action, monkeypatch):
 
 
 def test_the_filter_is_put_in_once_and_can_be_copied():
-    """joblib pickles the filters for its workers."""
+    """scikit-learn and joblib do so for their workers."""
     with warnings.catch_warnings():
         load_image(WARNS)
         count = len(warnings.filters)
@@ -87,6 +87,9 @@ def test_the_filter_is_put_in_once_and_can_be_copied():
         filters = warnings.filters
         for again in (pickle.loads(pickle.dumps(filters)), copy.deepcopy(filters)):
             assert again[0][3] is filters[0][3] is images._READING
+        warnings.filterwarnings("ignore", module=filters[0][3].pattern)      # scikit-learn does so
+        with pytest.warns(UserWarning, match="any"):              # and it silences nothing
+            warnings.warn("any", stacklevel=1)
         with pytest.raises(ImageError):
             load_image(b"no picture")
         with pytest.warns(UserWarning, match="afterwards"):

@@ -69,6 +69,8 @@ def test_bytes():
 
 def test_file_objects(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
+    assert_pixels(np.array([str(tmp_path / "a.png")])[0])         # NumPy's own str and bytes
+    assert_pixels(np.bytes_(PNG))
     file = io.BytesIO(PNG)
     for _ in range(2):                                            # from its start, wherever it is
         assert_pixels(file)
