@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from . import data as data
     from . import explain as explain
     from . import ops as ops
+    from . import sklearn as sklearn
     from .errors import DeviceError as DeviceError
     from .errors import DownloadError as DownloadError
     from .errors import ImageError as ImageError
@@ -66,7 +67,7 @@ __all__ = [*_MODULE_OF, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
+    if name in _MODULES or name == "sklearn":                     # which may not be installed
         return import_module(f".{name}", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ FLOORS = [["errors", "table", "version", "ahead"], ["ops"], ["variants"], ["grap
           ["weights"], ["lower"], ["backend"], ["fast", "reference"],
           ["sources"], ["images"], ["labels", "data", "demo"], ["hub"], ["loading"],
           ["summary", "instruments.comparison", "instruments.accuracy"], ["model"],
-          ["predict", "explain"],
+          ["predict", "explain"], ["sklearn"],
           ["instruments.parity", "instruments.contenders"], ["instruments.bench"],
           ["instruments.roofline"], ["commands"], ["cli"]]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
