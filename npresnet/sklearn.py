@@ -12,16 +12,14 @@ Needs the extra `sklearn`. Axes: N pictures, D numbers each.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .data import EvalTransform, create_transform, resolve_model_data_config
 from .errors import ImageError, MissingDependencyError
-from .images import load_image
-from .model import create_model
+from .predict import Predictor
 from .variants import find_variant
 
 try:
@@ -29,10 +27,6 @@ try:
 except ImportError:
     raise MissingDependencyError("npresnet.sklearn needs scikit-learn: "
                                  "pip install 'npresnet[sklearn]'") from None
-
-if TYPE_CHECKING:
-    from .model import ResNetV2
-
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Pictures → embeddings (N, D) float32: what the network knows before it names a class.
@@ -75,26 +69,15 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self._check()
         pictures = _column(X)
         rows = np.empty((len(pictures), self._n_features_out), np.float32)          # (N, D)
-        for first in range(0, len(pictures), self.batch_size):
-            batch = pictures[first:first + self.batch_size]
-            rows[first:first + len(batch)] = self._embed(batch, first)
-        if self.normalize:
-            length = np.linalg.norm(rows, axis=1, keepdims=True)                    # (N, 1)
-            rows /= np.where(length > 0, length, 1)
-        return rows
-
-    def _embed(self, pictures: Sequence[Any], first: int) -> np.ndarray:
-        """(N, D) of a batch, whose first picture is row number `first`."""
         path = None if self.weights is None else os.fspath(self.weights)
-        model, transform = _load(self.model, path, _version(path), self.backend, self.num_threads)
-        x = []
-        for row, picture in enumerate(pictures, first):
-            try:
-                x.append(transform(load_image(picture)))                            # (C, H, W)
-            except ImageError as error:
-                raise ImageError(f"row {row}: {error}") from None
-        embedded: np.ndarray = model(np.stack(x))
-        return embedded
+        predictor = _load(self.model, path, _version(path), self.normalize, self.backend,
+                          self.num_threads)
+        answers = predictor.stream(iter(pictures), batch_size=self.batch_size)
+        for row, answer in enumerate(answers):
+            if answer.error is not None:
+                raise ImageError(f"row {row}: {answer.error}")
+            rows[row] = answer.value
+        return rows
 
     def _check(self) -> None:
         if not isinstance(self.batch_size, (int, np.integer)) or self.batch_size < 1:
@@ -122,12 +105,11 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, weights: str | None, version: tuple[int, int] | None, backend: str,
-          num_threads: int | None) -> tuple[ResNetV2, EvalTransform]:
-    """The network without its classifier, and its transform. version: of the weights' file."""
-    model = create_model(name, weights=weights, pretrained=weights is None and name != "demo",
-                         num_classes=0, backend=backend, num_threads=num_threads)
-    return model, create_transform(**resolve_model_data_config(model))
+def _load(name: str, weights: str | None, version: tuple[int, int] | None, normalize: bool,
+          backend: str, num_threads: int | None) -> Predictor:
+    """What embeds pictures. version: of the weights' file."""
+    return Predictor(name, weights=weights, output="embedding", normalize=normalize,
+                     backend=backend, num_threads=num_threads)
 
 
 def _version(path: str | None) -> tuple[int, int] | None:

@@ -1,15 +1,18 @@
 """What the tests of the command line share; their fixtures stand in conftest.py."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import npresnet
+from npresnet import Predictor
 from npresnet.cli import main
 
-COMMANDS = ["classify", "explain", "summary", "models", "compare", "bench"]
+COMMANDS = ["classify", "embed", "features", "validate", "explain", "summary", "models", "compare",
+            "bench", "download", "warmup"]
 DECIDING = ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONUTF8", "NPRESNET_BACKEND")
 
 
@@ -36,3 +39,18 @@ def complaint(capsys, code: int, *argv) -> str:
     assert out == "" and err.count("\n") == 1 and err.endswith("\n"), (out, err)
     assert err.startswith(f"npresnet {argv[0]}: ") and "Traceback" not in err
     return err.strip()
+
+
+def expected(folder: Path, output: str, **options) -> dict[str, object]:
+    """File → value, by way of the Python interface."""
+    files = sorted(map(str, folder.iterdir()))
+    answers = Predictor("demo", output=output, backend="numpy", **options).stream(files)
+    return {answer.source: answer.value for answer in answers}
+
+
+def call(*argv) -> int:
+    return main([str(arg) for arg in (*argv, "--backend", "numpy", "--batch-size", 2)])
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import awkward_picture
 from PIL import Image
 
 from npresnet import create_model
+from npresnet.reference import Reference
 from npresnet.variants import BASIC, VARIANTS, Variant
 
 
@@ -37,3 +39,27 @@ def tiny(tmp_path, monkeypatch) -> Path:
     monkeypatch.setitem(VARIANTS, "tiny", variant)
     create_model("tiny", num_classes=3).save(tmp_path / "tiny.safetensors")
     return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def nine(tmp_path) -> Path:
+    """Nine pictures; number 4 is none."""
+    inside, rng = tmp_path / "in", np.random.default_rng(0)
+    inside.mkdir()
+    for i in range(9):
+        pixels = rng.integers(0, 256, (40 + i, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(inside / f"{i}.png")
+    (inside / "4.png").write_bytes(b"no picture")
+    return inside
+
+
+@pytest.fixture
+def cheap_network(monkeypatch, request):
+    """Layers that depend on the pictures and cost nothing, instead of the network's."""
+    def maps(self, x, paths):
+        shapes = self.graph.shapes(*x.shape[2:])
+        means = x.mean((1, 2, 3)).reshape(-1, 1, 1, 1)
+        return [means + np.arange(np.prod(shapes[path])).reshape(1, *shapes[path]).astype("f4")
+                % 97 / 31 for path in paths]
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(Reference, "maps", maps)

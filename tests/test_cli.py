@@ -36,8 +36,12 @@ def test_help_has_an_example(capsys, command):
 def test_the_examples_in_the_help_are_sound(capsys):
     for command in COMMANDS:
         main([command, "--help"])
-        example = capsys.readouterr().out.split("example: npresnet ")[1].split()
-        assert cli.build_parser().parse_args(example).command == command
+        lines = capsys.readouterr().out.splitlines()
+        examples = [line for line in lines if line.startswith("example: ")]
+        assert examples
+        for example in examples:
+            argv = example.partition(" npresnet ")[2]
+            assert cli.build_parser().parse_args(argv.split()).command == command
 
 
 def test_help_names_every_command(capsys):

@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ImageError, WeightsError, printable
-from .common import (
-    DONE,
-    FAILED,
-    UsageError,
-    add_model,
-    add_pictures,
-    find_pictures,
-    load_model,
-    positive,
-    print_json,
-    say,
-)
+from .common import DONE, FAILED, UsageError, add_model, model_options, positive, print_json
+from .pictures import Picture, add_pictures, find_pictures, report
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +22,8 @@ if TYPE_CHECKING:
     from ..model import ResNetV2
 
 HELP = "show which places of a picture speak for a class"
-EXAMPLE = "npresnet explain photo.jpg --top 2 --out maps/"
+EXAMPLES = ("npresnet explain photo.jpg --top 2 --out maps/",
+            "npresnet explain photo.jpg --classes tench --method occlusion --out tench.png")
 
 METHODS = ("cam", "occlusion")
 LONGEST = 1600                                                    # pixels of a map over a picture
@@ -64,42 +55,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the maps of each picture, as they are done; exit code 1 if one could not be read or
     written."""
-    from tqdm import tqdm
-
-    from ..images import silence_libtiff
     from ..labels import find_class, model_labels
+    from ..predict import Answer, Predictor
 
-    files = find_pictures(args.pictures)
-    model = load_model(args)
+    pictures = find_pictures(args)
+    model = Predictor(**model_options(args, len(pictures)), output="logits").model
     labels = model_labels(model)
     chosen = list(dict.fromkeys(find_class(labels, text).index for text in args.classes or ()))
+    files = [picture.name for picture in pictures]
     names = Names(args, files, len(chosen) or min(args.top or 1, len(labels)))
-    silence_libtiff()
-    rows: list[dict] = []
-    hidden = None if len(files) > 1 else True                     # None: shown at a terminal alone
-    bar = tqdm(files, unit="picture", delay=1, disable=hidden, leave=False)
-    for file in bar:
-        row: dict = {"file": file, "maps": []}
+
+    def answer(picture: Picture) -> Answer:
+        maps: list[dict] = []
         try:
-            for found, picture in explain(args, model, file, chosen):
-                label = labels[found["index"]]
-                bar.clear()                                       # what is printed next gets a line
-                write(args, names, file, label, found, picture)
-                row["maps"].append(found)
+            for found, shown in explain(args, model, picture, chosen):
+                write(names, picture.name, labels[found["index"]], found, shown)
+                maps.append(found)
+            return Answer(picture, maps, None)
         except ImageError as reason:
-            row["error"] = str(reason)
+            return Answer(picture, maps, str(reason))
         except MemoryError:
-            row["error"] = f"{printable(file)}: needs more memory than there is; make it smaller"
-        if "error" in row:
-            bar.clear()
-            say(f"npresnet {args.command}: {row['error']}")
-        rows.append(row)
+            return Answer(picture, maps, f"{printable(picture.name)}: needs more memory than there "
+                                         "is; make it smaller")
+
+    rows: list[dict] = []
+    for file, (_, maps, error) in report(args, pictures, map(answer, pictures)):
+        rows.append({"file": file, "maps": maps} | ({} if error is None else {"error": error}))
+        if not args.json:
+            for found in maps:
+                print(f"{printable(found['png'])}: {found['label']}, "
+                      f"{100 * found['probability']:.1f} %", flush=True)
     if args.json:
         print_json(rows)
     return FAILED if any("error" in row for row in rows) else DONE
 
 
-def explain(args: argparse.Namespace, model: ResNetV2, file: str,
+def explain(args: argparse.Namespace, model: ResNetV2, given: Picture,
             chosen: list[int]) -> Iterator[tuple[dict, Image.Image]]:
     """What there is to say of a class, and its map over the picture, for each of the classes.
 
@@ -111,17 +102,17 @@ def explain(args: argparse.Namespace, model: ResNetV2, file: str,
     from ..ops import softmax
 
     transform = create_transform(**resolve_model_data_config(model))
-    photo = load_image(file)
+    photo, file = load_image(given.source), printable(given.name)
     try:
         x = transform(photo)[None]                                # (1, C, H, W)
     except ImageError as reason:                                  # the transform knows no file
-        raise ImageError(f"{printable(file)}: {reason}") from None
+        raise ImageError(f"{file}: {reason}") from None
     logits = model(x)                                             # (1, all classes)
     classes = chosen or [int(k) for k in np.argsort(-logits[0], kind="stable")[:args.top or 1]]
     maps = (class_activation_map if args.method == "cam" else occlusion)(model, x, classes)[0]
     if not np.isfinite(maps).all():
         raise WeightsError(f"{printable(args.weights or args.model)}: the weights are finite, but "
-                           f"what they make of {printable(file)} is not")
+                           f"what they make of {file} is not")
     seen = transform.seen(photo)
     shown = transform.crop(photo) if args.crop else photo
     shown.thumbnail((LONGEST, LONGEST))
@@ -136,9 +127,8 @@ def explain(args: argparse.Namespace, model: ResNetV2, file: str,
 # --- files ----------------------------------------------------------------------------------------
 
 
-def write(args: argparse.Namespace, names: Names, file: str, label: Label, found: dict,
-          picture: Image.Image) -> None:
-    """Write a class's map of `file`, say so, and add its name and the class's to `found`.
+def write(names: Names, file: str, label: Label, found: dict, picture: Image.Image) -> None:
+    """Write a class's map of `file`, and add its name and the class's to `found`.
 
     Raises ImageError if it can't be written.
     """
@@ -152,8 +142,6 @@ def write(args: argparse.Namespace, names: Names, file: str, label: Label, found
     except OSError as error:
         raise ImageError(f"{printable(path)}: can't be written ({error.strerror})") from None
     found |= dict(wnid=label.wnid, label=label.name, png=path)
-    if not args.json:
-        print(f"{printable(path)}: {label.name}, {100 * found['probability']:.1f} %", flush=True)
 
 
 class Names:

@@ -123,6 +123,9 @@ def is_list(data: bytes) -> bool:
 def report(args: argparse.Namespace, pictures: Sequence[Picture],
            answers: Iterable[Answer]) -> Iterator[tuple[str, Answer]]:
     """(name, answer) of each picture, while a bar shows how far it is; errors are said."""
+    from ..images import silence_libtiff
+
+    silence_libtiff()                                             # what it has to say is an error
     with Progress(len(pictures)) as bar:
         for picture, answer in zip(pictures, answers):
             bar.hide()                                            # what is printed next gets a line

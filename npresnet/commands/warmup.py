@@ -9,7 +9,7 @@ import numpy as np
 from .common import DONE, print_json
 
 HELP = "compile the fast engine for this machine, ahead of its first use"
-EXAMPLES = ("npresnet warmup", "NUMBA_CACHE_DIR=/opt/npresnet npresnet warmup")
+EXAMPLES = ("npresnet warmup", "NUMBA_CACHE_DIR=/opt/compiled npresnet warmup")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
