@@ -31,12 +31,13 @@ class DeviceError(NpresnetError):
     """A GPU that can't be used: no driver, no device, one too old, or too little memory on it."""
 
 
-def printable(name: object) -> str:
+def printable(name: object, limit: int = 5000) -> str:
     """A name that came from outside (a file's, a tensor's) as one line that any terminal shows.
 
-    What can't be printed is escaped.
+    What can't be printed is escaped. No more than `limit` characters are shown: the default is
+    longer than any path.
     """
     text = str(name)
-    if len(text) > 5000:            # longer than any path: a hostile file's tensor
-        text = text[:5000] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode()
+                    for c in text[:limit + 1])
+    return shown if len(shown) <= limit else f"{shown[:limit - 1]}…"

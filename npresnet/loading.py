@@ -16,14 +16,21 @@ import numpy as np
 
 from .errors import WeightsError, printable
 from .graph import Graph, Shape, build_graph
+from .tensor_files import File, Stored, WeightsFile
 from .variants import COUNTER, DEMO, VARIANTS, Variant, find_variant, pretrained_cfg
+
+# Bytes: the largest network's takes 130,000, the rest is for the file's own remarks.
+HEADER_LIMIT = 2**20
+
+Tensor = np.ndarray | Stored
+Tensors = Mapping[str, Tensor] | Mapping[str, np.ndarray] | Mapping[str, Stored]
 
 
 class Source(NamedTuple):
     """Where a model's tensors come from. cfg: its pretrained_cfg. file: None for random tensors."""
     variant: Variant
     cfg: dict[str, Any]
-    file: str | os.PathLike[str] | None
+    file: File | None
 
 
 def find_source(name: str, pretrained: bool, weights: str | os.PathLike[str] | None) -> Source:
@@ -44,13 +51,19 @@ def find_source(name: str, pretrained: bool, weights: str | os.PathLike[str] | N
     return Source(variant, pretrained_cfg(variant, tag), weights)
 
 
-def classes_in(tensors: Mapping[str, np.ndarray], default: int) -> int:
+def open_file(file: File) -> WeightsFile:
+    """A file that may hold a network's tensors. Raises WeightsError if it can't: see
+    `WeightsFile`."""
+    return WeightsFile(file, HEADER_LIMIT)
+
+
+def classes_in(tensors: Tensors, default: int) -> int:
     """How many classes the classifier among `tensors` knows; `default` without one."""
     head = tensors.get("head.fc.weight")
-    return head.shape[0] if head is not None and head.ndim else default
+    return head.shape[0] if head is not None and head.shape else default
 
 
-def fit_tensors(tensors: Mapping[str, np.ndarray], graph: Graph, source: str, in_file: int,
+def fit_tensors(tensors: Tensors, graph: Graph, source: str, in_file: int,
                 seed: int) -> dict[str, np.ndarray]:
     """The tensors of a file, made fit for `graph`, as timm does: without its classifier for
     `in_file` classes if others are wanted (then a random one from `seed`, with a warning), the
@@ -58,7 +71,8 @@ def fit_tensors(tensors: Mapping[str, np.ndarray], graph: Graph, source: str, in
 
     Raises WeightsError, naming `source`, if they don't fit.
     """
-    shapes, tensors = graph.parameter_shapes(), dict(tensors)
+    shapes = graph.parameter_shapes()
+    tensors = dict[str, Tensor](tensors)
     if graph.num_classes != in_file:                        # only the trunk is kept
         tensors = {n: t for n, t in tensors.items() if not n.startswith("head.fc.")}
         tensors |= initial_state({n: s for n, s in shapes.items() if n.startswith("head.")}, seed)
@@ -69,11 +83,15 @@ def fit_tensors(tensors: Mapping[str, np.ndarray], graph: Graph, source: str, in
         _check_inputs(tensors.get("head.fc.weight"), shapes["head.fc.weight"], source)
     first = f"{graph.steps[0].path}.weight"
     if graph.in_chans != 3 and first in tensors and tensors[first].shape[1:2] == (3,):
-        tensors[first] = adapt_input_conv(tensors[first], graph.in_chans)
+        k, _, r, s = shapes[first]
+        fit = check_weights(tensors, shapes | {first: (k, 3, r, s)}, source)
+        with np.errstate(over="ignore"):                    # Inf is found when it is checked again
+            fit[first] = adapt_input_conv(fit[first], graph.in_chans)
+        return check_weights(fit, shapes, source)
     return check_weights(tensors, shapes, source)
 
 
-def _check_inputs(head: np.ndarray | None, shape: Shape, source: str) -> None:
+def _check_inputs(head: Tensor | None, shape: Shape, source: str) -> None:
     """A classifier for an average pool can't follow "catavgmax", which gives it twice the
     inputs."""
     if head is not None and head.shape == (shape[0], shape[1] // 2, 1, 1):
@@ -82,13 +100,14 @@ def _check_inputs(head: np.ndarray | None, shape: Shape, source: str) -> None:
                            "num_classes=0 for embeddings")
 
 
-def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape],
+def check_weights(tensors: Tensors, shapes: Mapping[str, Shape],
                   source: str, *, strict: bool = True) -> dict[str, np.ndarray]:
     """The tensors of `shapes`, taken from `tensors` and found fit for use.
 
     They are read-only float32 (counters int64), in shapes' order. A counter (`num_batches_tracked`)
     may be missing, as in PyTorch: inference has no use for it. With strict=False tensors may be
-    missing or left over; what is there must fit all the same.
+    missing or left over; what is there must fit all the same. Nothing is read from a file or
+    converted before all names, shapes and dtypes fit.
     Raises WeightsError, naming `source` and the tensor, if one is missing, unexpected, of another
     shape or dtype, holds NaN or Inf, or is a negative variance.
     """
@@ -100,43 +119,53 @@ def check_weights(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
     if strict and unexpected:
         raise WeightsError(f"{source}: unexpected tensor {_list(unexpected)}"
                            f"{_hint(tensors, shapes)}")
+    fit = {name: _check_form(name, tensors, shapes, source) for name in shapes if name in tensors}
     checked = {}
     for name in shapes:
-        if name in tensors:
-            checked[name] = _check_tensor(name, tensors, shapes, source)
+        if name in fit:
+            checked[name] = _check_values(name, fit[name], source)
         elif name.endswith(COUNTER):
             checked[name] = np.zeros((), np.int64)
     return checked
 
 
-def _check_tensor(name: str, tensors: Mapping[str, np.ndarray],
-                  shapes: Mapping[str, Shape], source: str) -> np.ndarray:
-    """The tensor called `name`, found fit for use: read-only float32, a counter int64."""
+def _check_form(name: str, tensors: Tensors, shapes: Mapping[str, Shape], source: str) -> Tensor:
+    """The tensor called `name`, found to have the right shape and kind of numbers."""
     counter = name.endswith(COUNTER)
     what = "an integer" if counter else "a floating-point tensor"
     try:
-        array = np.asarray(tensors[name])
+        tensor = tensors[name]
+        array = tensor if isinstance(tensor, Stored) else np.asarray(tensor)
     except Exception as error:                              # a ragged list, a tensor on a GPU, …
         raise WeightsError(f"{source}: {name}: expected {what}, found what is no array "
-                           f"({printable(error)})") from error
+                           f"({printable(error, 200)})") from error
     if array.shape != shapes[name]:
         raise WeightsError(f"{source}: {name}: expected shape {shapes[name]}, "
-                           f"found {array.shape}{_hint(tensors, shapes)}")
+                           f"found {_shape(array.shape)}{_hint(tensors, shapes)}")
     if not np.issubdtype(array.dtype, np.integer if counter else np.floating):
-        raise WeightsError(f"{source}: {name}: expected {what}, found {array.dtype}")
+        raise WeightsError(f"{source}: {name}: expected {what}, found {printable(array.dtype, 40)}")
+    return array
+
+
+def _check_values(name: str, tensor: Tensor, source: str) -> np.ndarray:
+    """The tensor called `name`, found fit for use: read-only float32, a counter int64."""
+    counter = name.endswith(COUNTER)
+    array = tensor.read() if isinstance(tensor, Stored) else tensor
     with np.errstate(over="ignore"):                        # too large: Inf, which is found below
         dtype = np.int64 if counter else np.float32
         array = np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
     if _can_change(array):                                  # the caller may go on changing theirs
         array = array.copy()
         array.flags.writeable = False
-    if counter:
+    if counter or not array.size:
         return array
-    if not np.isfinite(array).all():
-        what = "NaN" if np.isnan(array).any() else "Inf (or a number too large for float32)"
+    with np.errstate(invalid="ignore"):
+        low, high = array.min(), array.max()                # NaN if one is NaN, without a copy
+    if not (np.isfinite(low) and np.isfinite(high)):
+        what = "NaN" if np.isnan(low) else "Inf (or a number too large for float32)"
         raise WeightsError(f"{source}: {name}: expected finite numbers, found {what}")
-    if name.endswith("running_var") and array.size and array.min() < 0:
-        raise WeightsError(f"{source}: {name}: expected variances, found {array.min()}")
+    if name.endswith("running_var") and low < 0:
+        raise WeightsError(f"{source}: {name}: expected variances, found {low}")
     return array
 
 
@@ -178,8 +207,12 @@ def initial_state(shapes: Mapping[str, Shape], seed: int) -> dict[str, np.ndarra
 
 
 def _list(names: list[str]) -> str:
-    shown = ", ".join(map(printable, names[:3]))
+    shown = ", ".join(printable(name, 80) for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _shape(shape: Shape) -> str:
+    return f"{shape}" if len(shape) <= 8 else f"{len(shape)} axes"
 
 
 def _can_change(array: np.ndarray) -> bool:
@@ -197,12 +230,12 @@ def _can_change(array: np.ndarray) -> bool:
             if not owner.readonly:
                 return True
             owner = owner.obj
-    if isinstance(owner, (bytes, mmap.mmap)):           # a file mapped by read_weights is read-only
+    if isinstance(owner, (bytes, mmap.mmap)):           # a file mapped by tensor_files is read-only
         return not memoryview(owner).readonly
     return owner is not None                            # whose it is, we can't tell
 
 
-def _hint(tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> str:
+def _hint(tensors: Tensors, shapes: Mapping[str, Shape]) -> str:
     """Which other variant the tensors do fit, or that only the classifier is missing.
 
     Nothing if neither.

@@ -16,9 +16,9 @@ import numpy as np
 
 from .backend import BACKENDS, Backend, choose_backend, describe_misfit
 from .graph import build_graph
-from .loading import check_weights, classes_in, find_source, fit_tensors, initial_state
+from .loading import check_weights, classes_in, find_source, fit_tensors, initial_state, open_file
 from .variants import COUNTER, GLOBAL_POOLS, FeatureInfo, Variant, take_indices
-from .weights import read_weights, write_weights
+from .weights import write_weights
 
 
 class IncompatibleKeys(NamedTuple):
@@ -306,9 +306,9 @@ def create_model(name: str, *, pretrained: bool = False,
     if source.file is None:
         classes = 1000 if num_classes is None else num_classes
         return ResNetV2(source.variant, source.cfg, num_classes=classes, **options)
-    tensors = read_weights(source.file)
-    in_file = classes_in(tensors, source.cfg["num_classes"])
-    classes = in_file if num_classes is None else num_classes
-    model = ResNetV2(source.variant, source.cfg, num_classes=classes, params={}, **options)
-    model._set_params(fit_tensors(tensors, model.graph, str(source.file), in_file, seed))
+    with open_file(source.file) as file:
+        in_file = classes_in(file.tensors, source.cfg["num_classes"])
+        classes = in_file if num_classes is None else num_classes
+        model = ResNetV2(source.variant, source.cfg, num_classes=classes, params={}, **options)
+        model._set_params(fit_tensors(file.tensors, model.graph, str(source.file), in_file, seed))
     return model
