@@ -159,7 +159,8 @@ class WeightsFile:
                             parse_constant=_no_constant)
         if type(header) is not dict:                              # a lone tensor, without a name
             raise ValueError("its header is no table of tensors")
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata
         if type(metadata) is not dict or not all(isinstance(v, str) for v in metadata.values()):
             raise ValueError("its metadata is not text")
         "".join([*header, *metadata, *metadata.values()]).encode()  # raises for half a character

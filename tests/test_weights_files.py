@@ -115,6 +115,7 @@ def test_odd_but_sound_files(tmp_path):
     path = tmp_path / "a.safetensors"
     assert read_weights(by_hand(path, {})) == {}
     assert read_weights(by_hand(path, {"__metadata__": {"a": "b"}})) == {}
+    assert read_weights(by_hand(path, {"__metadata__": None})) == {}
     assert read_weights(by_hand(path, {"a": entry("F32", [0, 3], 0, 0)}))["a"].shape == (0, 3)
     scalar = {"b": entry("F32", [], 0, 4), "a": entry("F32", [0], 4, 4)}
     assert read_weights(by_hand(path, scalar, b"\0\0\x80\x3f"))["b"] == 1
