@@ -55,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # `head`, say, has seen enough; Windows calls that an invalid argument.
         closed = isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == EINVAL)
         if not closed:
-            where = f"{printable(error.filename)}: " if error.filename else ""
-            say(f"{called}: {where}{error.strerror or error}")
+            say(f"{called}: {describe(error)}")
         # Whatever is still buffered goes nowhere, or Python complains again as it exits.
         with suppress(OSError):                                   # stdout is no file
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

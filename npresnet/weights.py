@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from .errors import WeightsError, printable
@@ -52,11 +53,12 @@ def write_weights(path: str | os.PathLike, tensors: Mapping[str, np.ndarray],
     The file appears whole or not at all; a link stays, and the file that it points to is replaced.
     Raises WeightsError if it can't be written, or holds what such files can't.
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
+        arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
         write_whole(path, save(arrays, metadata={"format": "pt"} | (metadata or {})))
-    except OSError as error:
-        raise WeightsError(f"{printable(path)}: can't be written ({error.strerror})") from None
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        why = getattr(error, "strerror", None) or printable(error, 200)
+        raise WeightsError(f"{printable(path)}: can't be written ({why})") from None
 
 
 def write_whole(path: str | os.PathLike, data: bytes) -> None:

@@ -203,3 +203,9 @@ def test_a_hostile_picture_is_refused_quickly_and_the_rest_is_done(photos):
     done = run("classify", "--json", "-k1", str(photos))
     assert ["error" in row for row in json.loads(done.stdout)] == [False, True, True, False]
     assert b"far more pixels than the limit" in done.stderr and done.stderr.count(b"\n") == 2
+
+
+def test_a_file_that_fails_is_named():
+    assert cli.describe(OSError(5, "Input/output error", "a\nb")) == r"a\nb: Input/output error"
+    assert cli.describe(OSError(32, "Broken pipe")) == "Broken pipe"
+    assert cli.describe(OSError("odd")) == "odd"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a file imports from its own floor or from those below it.
-FLOORS = [["errors", "table", "version", "ahead"], ["ops"], ["variants"], ["graph", "network"],
-          ["tensor_files"], ["weights"], ["lower"], ["backend"], ["fast", "reference"],
-          ["sources"], ["images"], ["labels", "data", "demo"], ["hub"], ["loading"],
-          ["summary", "instruments.comparison", "instruments.accuracy"], ["model"],
+FLOORS = [["errors", "table", "version", "ahead", "_pyinstaller"], ["ops"], ["variants"],
+          ["graph", "network"], ["tensor_files"], ["weights"], ["lower"], ["backend"],
+          ["fast", "reference"], ["sources"], ["images"], ["labels", "data", "demo"], ["hub"],
+          ["loading"], ["summary", "instruments.comparison", "instruments.accuracy"], ["model"],
+          ["predict", "explain"], ["sklearn"],
           ["instruments.parity", "instruments.contenders"], ["instruments.bench"],
           ["instruments.roofline"], ["commands"], ["cli"]]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

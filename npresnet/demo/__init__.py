@@ -7,12 +7,12 @@ training.
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from ..variants import DEMO, pretrained_cfg
 
-WEIGHTS = Path(__file__).with_name("demo.safetensors")
+WEIGHTS = files(__package__) / "demo.safetensors"                 # in a zip file it is no path
 _TUPLES = ("input_size", "mean", "std", "pool_size")
 
 
@@ -21,7 +21,7 @@ def config() -> dict[str, Any]:
 
     `label_names` are its ten classes' WordNet ids.
     """
-    own = json.loads(Path(__file__).with_name("config.json").read_text("utf-8"))["pretrained_cfg"]
+    own = json.loads((files(__package__) / "config.json").read_text("utf-8"))["pretrained_cfg"]
     for key in _TUPLES:             # JSON has lists only
         if key in own:
             own[key] = tuple(own[key])
