@@ -62,12 +62,13 @@ def run_batch(module: ModuleType, seeds: list, seed: int, numbers: range, now: m
     path = folder / module.NAME
     for number in numbers:
         now[:8] = number.to_bytes(8, "little")
-        data = case(module, seeds, seed, number)
-        path.unlink(missing_ok=True)
-        path.write_bytes(data)
         signal.setitimer(signal.ITIMER_REAL, HANGS)
-        before = memory()
+        data, before = b"", memory()
         try:
+            data = case(module, seeds, seed, number)
+            path.unlink(missing_ok=True)
+            path.write_bytes(data)
+            before = memory()
             outcome = module.check(path)
         except BaseException as error:
             outcome = "DEFECT"
@@ -155,6 +156,7 @@ def fuzz(modules: dict[str, ModuleType], wanted: dict[str, int], seconds: float,
     warnings.simplefilter("ignore")
     seeds = {kind: module.prepare() for kind, module in modules.items()}
     start, before = time.monotonic(), found["seconds"]
+    spoken = before
     fast = "/dev/shm" if os.path.isdir("/dev/shm") else None       # a file system in memory
     with tempfile.TemporaryDirectory(prefix="npresnet-fuzz-", dir=fast) as folder:
         now = mmap.mmap(-1, 8)
@@ -175,7 +177,8 @@ def fuzz(modules: dict[str, ModuleType], wanted: dict[str, int], seconds: float,
             add(found, kind, batch, batch.get("ended", numbers.stop - 1) + 1)
             found["seconds"] = before + time.monotonic() - start
             save(checkpoint, found)
-            if found["kinds"][kind]["done"] % (20 * BATCH) == 0:
+            if found["seconds"] > spoken + 60:
+                spoken = found["seconds"]
                 print(f"{found['seconds']:.0f} s {told(found)}", flush=True)
 
 

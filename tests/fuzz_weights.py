@@ -1,6 +1,7 @@
 """Weights files made wrong in every way that comes to mind, and what has to become of them."""
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -100,6 +101,10 @@ NAMES = ("", "a", "__metadata__", "dtype", "head.fc.weight", "stem.conv.weight",
          "\u202e\n\x1b[31m", "\ud800", "norm.weight", "é" * 50)
 
 
+def _junk(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(JUNK))                        # what is done to it stays here
+
+
 def _pick(header: Header, rng: random.Random) -> str:
     return rng.choice(list(header) or ["a"])
 
@@ -108,7 +113,7 @@ def _change_field(header: Header, data: bytes, rng: random.Random) -> tuple[Head
     entry = header.get(_pick(header, rng))
     if isinstance(entry, dict) and entry:
         field = rng.choice(list(entry))
-        entry[field] = rng.choice(CODES) if rng.random() < 0.5 else rng.choice(JUNK)
+        entry[field] = rng.choice(CODES) if rng.random() < 0.5 else _junk(rng)
         if rng.random() < 0.2:
             del entry[field]
     return header, data
@@ -122,7 +127,7 @@ def _change_number(header: Header, data: bytes, rng: random.Random) -> tuple[Hea
         at = rng.randrange(len(entry[field]))
         old = entry[field][at]
         near = old + rng.choice((-8, -4, -1, 1, 4, 8)) if isinstance(old, int) else 0
-        entry[field][at] = rng.choice((near, rng.choice(INTERESTING), rng.choice(JUNK)))
+        entry[field][at] = rng.choice((near, rng.choice(INTERESTING), _junk(rng)))
     return header, data
 
 
@@ -165,7 +170,7 @@ def _add(header: Header, data: bytes, rng: random.Random) -> tuple[Header, bytes
 
 
 def _add_junk(header: Header, data: bytes, rng: random.Random) -> tuple[Header, bytes]:
-    header[rng.choice(NAMES)] = rng.choice(JUNK)
+    header[rng.choice(NAMES)] = _junk(rng)
     return header, data
 
 
