@@ -67,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
+def describe(error: OSError) -> str:
+    """What went wrong with which file, in one line."""
+    why = printable(error.strerror or error)
+    return why if error.filename is None else f"{printable(error.filename)}: {why}"
+
+
 def in_ascii(error: UnicodeError) -> tuple[str, int]:
     """An error handler for text that a terminal can't show: the tables' characters get a stand-in,
     others are escaped."""
