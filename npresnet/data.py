@@ -129,8 +129,10 @@ class EvalTransform:
     def draft_size(self) -> tuple[int, int]:
         """(width, height) to ask `load_image(…, draft=…)` for: twice the size before the cut.
 
-        A JPEG decoder averages as it shrinks, so what is left for `crop` to do is at least half of
-        the way, and the pixels differ little from those of the whole file.
+        A JPEG decoder averages as it shrinks, and at least half of the way is left for `crop`. On
+        20 photographs of 12 megapixels, cut to 224 pixels: 32 ms instead of 267 for both, pixels
+        0.4 of 255 off on average. Cut to 160, one of them was 10 off: a fine pattern, whose long
+        edge had been rounded otherwise, so that the cut lay a pixel further.
         """
         h, w = self.size
         return 2 * math.floor(w / self.crop_pct), 2 * math.floor(h / self.crop_pct)

@@ -31,9 +31,9 @@ def class_activation_map(model: ResNetV2, x: Any,
                          classes: int | Sequence[int] | None = None) -> np.ndarray:
     """How much each place of the last feature map says for a class: (N, K, P, Q) float32.
 
-    x: pictures (N, C, H, W) float32, as the model takes them; P×Q is H/32×W/32, rounded up, with an
-        output stride of 32. classes: K numbers of classes, or one; by default each picture's own
-        first, so K = 1.
+    x: pictures (N, C, H, W) float32, a NumPy array as the model takes it. With an output stride of
+        32, P×Q is H/32×W/32, rounded up. classes: K numbers of classes, or one; by default each
+        picture's own first, so K = 1.
     Place (p, q) of class k has Σ_c weight[k, c]·feature[c, p, q] + bias[k]. The mean of a map is
     exactly the class's logit, since the average pool and the linear classifier may change places:
     nothing is approximated.
@@ -69,8 +69,8 @@ def occlusion(model: ResNetV2, x: Any, classes: int | Sequence[int] | None = Non
               score: str = "probability", batch_size: int = 32) -> np.ndarray:
     """How much a class loses when a place of the picture is covered: (N, K, P, Q) float32.
 
-    x: pictures (N, C, H, W) float32, as the model takes them. classes: K numbers of classes, or
-        one; by default each picture's own first, so K = 1.
+    x: pictures (N, C, H, W) float32, a NumPy array as the model takes it. classes: K numbers of
+        classes, or one; by default each picture's own first, so K = 1.
     window: height and width in pixels of what covers the picture, or one edge; by default a fifth
         of the shorter edge. stride: from one place to the next; by default half of the window.
         There are P = ⌈H / stride⌉ by Q = ⌈W / stride⌉ places, which divide the picture evenly; the

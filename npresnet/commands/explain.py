@@ -45,7 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                              "is covered, which is slower (default: %(default)s)")
     parser.add_argument("--out", default="", metavar="WHERE",
                         help="a folder for the maps, made if there is none (default: here), or for "
-                             "a single map a file that ends in .png")
+                             "a single map a file that ends in .png. They are drawn at most "
+                             f"{LONGEST} pixels long")
     parser.add_argument("--crop", action="store_true",
                         help="show only the part of the picture that the network saw")
     parser.add_argument("--overwrite", action="store_true",

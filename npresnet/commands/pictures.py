@@ -155,7 +155,7 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.timer.cancel()
-        self.shown = False
+        self.hide()
         self.bar.close()
 
     def _show(self) -> None:
