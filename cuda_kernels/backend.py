@@ -53,9 +53,26 @@ if SIMULATOR:
         """acc[i · len(b) + j] + a[i] · b[j] for all i, j: one FFMA each, nothing else."""
         return np.array(acc, np.float32) + np.multiply.outer(np.array(a, np.float32), np.array(b, np.float32)).ravel()
 else:
+    import numba
     from llvmlite import ir
     from numba.cuda import cgutils, types
+    from numba.cuda.dispatcher import CUDACache, CUDACacheImpl
     from numba.cuda.extending import intrinsic
+    from numba.cuda.serialize import dumps
+
+    from npresnet.lower.cache import KeptCode, Locator
+
+    class KernelCacheImpl(CUDACacheImpl):
+        """numba-cuda's way to store a kernel, with a place of ours."""
+        _locator_classes = [Locator]
+
+    class KernelCache(CUDACache):
+        """numba-cuda's cache of one kernel, whose file is looked at before it is believed."""
+        _impl_class = KernelCacheImpl
+
+        def __init__(self, function):
+            super().__init__(function)
+            self._cache_file = KeptCode(function.__qualname__, numba.__version__, dumps)
 
     ALIGN = 16                                                    # bytes: of shared arrays that `load4` reads
     FOUR = ir.VectorType(ir.FloatType(), 4)
@@ -124,7 +141,8 @@ else:
 
 def jit(signature: tuple, block: int | tuple[int, int], resident: int = 1):
     """Decorator: a kernel for arguments of the Numba types `signature`, launched with `block` threads, and with registers so few that
-    `resident` blocks fit on a multiprocessor. It keeps all that as attributes, and its compiled code on disk.
+    `resident` blocks fit on a multiprocessor. It keeps all that as attributes, and its compiled code on disk
+    (`npresnet/lower/cache.py`).
 
     On disk a kernel is known by a name that says from which sources it was made: it is compiled anew after
     a change to a device function that it calls, wherever that stands.
@@ -136,10 +154,8 @@ def jit(signature: tuple, block: int | tuple[int, int], resident: int = 1):
         if SIMULATOR:
             kernel = cuda.jit(function)
         else:
-            try:
-                kernel = cuda.jit(launch_bounds=(threads, resident), cache=True)(function)
-            except RuntimeError:                                  # nowhere to write: compile anew in each process
-                kernel = cuda.jit(launch_bounds=(threads, resident))(function)
+            kernel = cuda.jit(launch_bounds=(threads, resident))(function)
+            kernel._cache = KernelCache(function)
         kernel.name, kernel.signature = function.__name__, signature
         kernel.block, kernel.threads, kernel.resident = block_shape, threads, resident
         return kernel

@@ -144,6 +144,7 @@ def run(command: list[str], folder: Path) -> tuple[int, str]:
     """
     env = {name: value for name, value in os.environ.items()
            if name not in ("NUMBA_CACHE_DIR", "PYTHONPATH", "NPRESNET_BACKEND")}
+    env["XDG_CACHE_HOME"] = str(folder / ".cache")                # compiled code goes with a copy
     process = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
                                start_new_session=True)

@@ -57,7 +57,8 @@ def replace(path: Path, old: str, new: str) -> None:
 
 def in_python(folder: Path, code: str, **environment: str) -> str:
     clean = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
-    env = clean | dict(PYTHONPATH=str(folder)) | environment
+    env = clean | dict(PYTHONPATH=str(folder), XDG_CACHE_HOME=str(folder / ".cache"),
+                       HOME=str(folder), LOCALAPPDATA=str(folder / ".cache")) | environment
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True,
                           text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -84,6 +85,20 @@ def test_an_edit_of_any_source_compiles_anew(copy):
         replace(path, wrong, right)
     third = answer(copy)
     assert third["delta"] == first["delta"]
+
+
+@pytest.mark.slow
+def test_nothing_is_left_beside_the_sources(copy):
+    """`pip uninstall` would leave it there; and code is found again wherever the sources stand."""
+    before = answer(copy)
+    assert before["compiled"] and not [path for path in copy.rglob("*.nb[ci]")
+                                       if not path.is_relative_to(copy / ".cache")]
+    there = copy / "elsewhere"
+    for package in ("npresnet", "cuda_kernels"):
+        shutil.copytree(copy / package, there / package)
+    shutil.copytree(copy / ".cache", there / ".cache")
+    after = answer(there)
+    assert after == before | dict(compiled=0)
 
 
 @pytest.mark.slow

@@ -2,8 +2,12 @@
 from __future__ import annotations
 
 import llvmlite.binding as llvm
+import numba
 from numba import config, njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.serialize import dumps
 
+from ..lower.cache import KeptCode, Locator
 from ..lower.sources import named_by_sources
 
 
@@ -40,11 +44,31 @@ FMA = bool({"avx512f", "fma", "neon"} & features())
 MR, NR = SIZES[0], VL * NV                                        # the largest tile: MR pixels × NR channels
 
 
+class Impl(CompileResultCacheImpl):
+    """Numba's way to store a compiled function, with a place of ours."""
+    _locator_classes = [Locator]
+
+
+class Cache(FunctionCache):
+    """Numba's cache of one function's code, whose file is looked at before it is believed."""
+    _impl_class = Impl
+
+    def __init__(self, function):
+        super().__init__(function)
+        self._cache_file = KeptCode(function.__qualname__, numba.__version__, dumps)
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except MemoryError:
+            raise
+        except Exception:                                         # whole, and yet it doesn't fit this Numba: compile anew
+            return None
+
+
 def compiled(function):
     """`function` compiled by Numba, free of the interpreter's lock; kept on disk where there is a folder
-    to keep it in, under a name that says from which sources it was made."""
-    named_by_sources(function, __package__)
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:                                          # nowhere to write: compile anew in each process
-        return njit(nogil=True)(function)
+    to keep it in (`lower/cache.py`), under a name that says from which sources it was made."""
+    dispatcher = njit(nogil=True)(named_by_sources(function, __package__))
+    dispatcher._cache = Cache(function)
+    return dispatcher
