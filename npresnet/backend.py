@@ -8,6 +8,7 @@ Axes: N pictures, C channels, H×W pixels in, K channels of a layer, P×Q pixels
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .errors import NpresnetError
+from .errors import BackendWarning, DeviceError, NpresnetError
+from .lower.crew import apart
 
 if TYPE_CHECKING:                                                 # every command reads the table
     from .graph import Graph
@@ -96,21 +98,34 @@ class Pace(NamedTuple):
 class Entry(NamedTuple):
     """A backend, before it is imported. target: its class, and check: a function that raises an
     NpresnetError, in one line, where it can't run; each as "module:name". options: what its class
-    takes beyond `Backend`'s own."""
+    takes beyond `Backend`'s own. load: another check, of what is costly to look at, before its
+    class is imported. pretence: an environment variable; where it is set, something pretends to be
+    the device that the backend needs."""
     target: str
     tolerance: Tolerance
     exact_tolerance: Tolerance
     pace: Pace
     options: tuple[str, ...] = ()
     check: str = ""
+    load: str = ""
+    pretence: str = ""
 
     def check_available(self) -> None:
         """Raise an NpresnetError, in one line, if the backend can't run on this machine."""
         if self.check:
-            _named(self.check)()
+            apart(lambda: _named(self.check)())          # noqa: PLW0108  (it imports, too)
+
+    def check_chosen(self) -> None:
+        """The same, and if the device is none: nobody asked for the backend by its name."""
+        if self.pretence and os.environ.get(self.pretence, "0").strip() not in ("", "0"):
+            raise DeviceError(f"{self.pretence} is set: there is no device")
+        self.check_available()
 
     def make(self, graph: Graph, params: Params, **options: Any) -> Backend:
-        """The backend for a network. options: of its class."""
+        """The backend for a network. options: of its class. Raises MissingDependencyError if what
+        it needs doesn't load."""
+        if self.load:
+            _named(self.load)()
         made: Backend = _named(self.target)(graph, params, **options)
         return made
 
@@ -121,26 +136,36 @@ BACKENDS = {
                      Pace(0.0, 20e9)),
     "numba": Entry("npresnet.fast.engine:Engine", Tolerance(1e-4, 5e-5), Tolerance(1e-5, 1e-5),
                    Pace(0.35, 120e9, 8.0, "npresnet.lower.cache:compiled_code_is_kept"),
-                   options=("num_threads",)),
+                   options=("num_threads",), check="npresnet.fast:check_available",
+                   load="npresnet.fast:check_loads"),
     "cuda": Entry("cuda_kernels.runner:Runner", Tolerance(1e-5, 1e-5), Tolerance(1e-5, 1e-5),
-                  Pace(1.0, 4e12), check="cuda_kernels:check_available"),
+                  Pace(1.0, 4e12), check="cuda_kernels:check_available",
+                  pretence="NUMBA_ENABLE_CUDASIM"),
 }
-AUTO = ("cuda", "numba")                                          # the first that can run here
+AUTO = ("cuda", "numba", REFERENCE)                                 # the first that can run here
 
 
 def choose_backend(name: str) -> str:
     """The backend to use for a name; for "auto" that of the environment variable NPRESNET_BACKEND,
-    else the first of AUTO that can run here.
+    else the first of AUTO that can run here; if that is the last, with a BackendWarning.
 
-    Raises ValueError if there is none of that name; for "cuda" MissingDependencyError without
-    numba-cuda, DeviceError without a GPU for it.
+    Raises ValueError if there is none of that name; for "numba" MissingDependencyError where Numba
+    can't compile; for "cuda" MissingDependencyError without numba-cuda, DeviceError without a GPU
+    for it.
     """
+    return choose_backends(name)[0]
+
+
+def choose_backends(name: str) -> tuple[str, ...]:
+    """As `choose_backend`, and behind it what can take its place if it turns out not to load."""
     if name == "auto":
-        name = os.environ.get("NPRESNET_BACKEND") or next(filter(_can_run, AUTO))
+        name = os.environ.get("NPRESNET_BACKEND", "")
+    if not name:
+        return _first_that_can_run()
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     BACKENDS[name].check_available()
-    return name
+    return name,
 
 
 def quickest(name: str, macs: float) -> str:
@@ -151,12 +176,31 @@ def quickest(name: str, macs: float) -> str:
     return min(name, REFERENCE, key=lambda each: BACKENDS[each].pace.seconds(macs))
 
 
-def _can_run(name: str) -> bool:
-    try:
-        BACKENDS[name].check_available()
-    except NpresnetError:
-        return False
-    return True
+def _first_that_can_run() -> tuple[str, ...]:
+    why = ""
+    for number, name in enumerate(AUTO):
+        try:
+            BACKENDS[name].check_chosen()
+        except NpresnetError as error:
+            why = str(error)
+            continue
+        if name == AUTO[-1]:
+            warnings.warn(f"{why}; going on with backend {name!r}", BackendWarning, stacklevel=5)
+        return AUTO[number:]
+    raise NpresnetError(why)
+
+
+def check_threads(num_threads: int | None, backend: str) -> None:
+    """Raise ValueError if `num_threads` is given and isn't a number of threads for this backend."""
+    if num_threads is None:
+        return
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, not {num_threads}")
+    if "num_threads" not in BACKENDS[backend].options:
+        those = [name for name, entry in BACKENDS.items() if "num_threads" in entry.options]
+        raise ValueError(f"num_threads is for the backend {', '.join(those)}, not for {backend} "
+                         "(NumPy takes its threads from the environment variable "
+                         "OPENBLAS_NUM_THREADS)")
 
 
 def _named(target: str) -> Any:

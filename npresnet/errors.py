@@ -24,7 +24,12 @@ class DownloadError(NpresnetError):
 
 
 class MissingDependencyError(NpresnetError, ImportError):
-    """An optional dependency that isn't installed: names the extra that brings it."""
+    """A dependency that isn't installed, or doesn't load here: names what is wrong, and the extra
+    that brings it."""
+
+
+class BackendWarning(UserWarning):
+    """Another backend is used than one would expect: says which, and why."""
 
 
 class DeviceError(NpresnetError):

@@ -26,6 +26,13 @@ Tensor = np.ndarray | Stored
 Tensors = Mapping[str, Tensor] | Mapping[str, np.ndarray] | Mapping[str, Stored]
 
 
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict(strict=False)` found: tensors that the model has and the state dict
+    hasn't, and the other way round."""
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
 class Source(NamedTuple):
     """Where a model's tensors come from. cfg: its pretrained_cfg. file: None for random tensors."""
     variant: Variant

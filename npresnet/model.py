@@ -10,22 +10,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .backend import BACKENDS, Backend, choose_backend, describe_misfit
-from .graph import build_graph
-from .loading import check_weights, classes_in, find_source, fit_tensors, initial_state, open_file
-from .variants import COUNTER, GLOBAL_POOLS, FeatureInfo, Variant, take_indices
+from . import loading
+from .backend import Backend, check_threads, choose_backends
+from .graph import Graph
+from .held import Held, checked_graph
+from .variants import COUNTER, FeatureInfo, Variant, take_indices
 from .weights import write_weights
-
-
-class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict(strict=False)` found: tensors that the model has and the state dict
-    hasn't, and the other way round."""
-    missing_keys: list[str]
-    unexpected_keys: list[str]
 
 
 class ResNetV2:
@@ -51,22 +45,17 @@ class ResNetV2:
             raise ValueError("out_indices chooses feature maps: it goes with features_only=True")
         self.variant, self.in_chans, self.output_stride = variant, in_chans, output_stride
         self.features_only, self.seed, self.exact = features_only, seed, exact
-        self.pretrained_cfg = dict(cfg)
-        self._set_head(0 if features_only else num_classes, global_pool)
+        self.pretrained_cfg, self.num_threads = dict(cfg), num_threads
+        self._backends = choose_backends(backend)
+        check_threads(num_threads, self._backends[0])
+        graph = self._build_graph(0 if features_only else num_classes, global_pool)
+        if params is None:
+            params = loading.initial_state(graph.parameter_shapes(), seed)
+        self._hold(graph, params)
         info = [dict(num_chs=each.channels, reduction=each.reduction, module=each.path, index=i)
                 for i, each in enumerate(self.graph.feature_maps)]
         self.feature_info = FeatureInfo(info, take_indices(len(info), out_indices))
         self.num_features = variant.channels[-1]
-        self.backend, self.num_threads = choose_backend(backend), num_threads
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, not {num_threads}")
-        if num_threads is not None and "num_threads" not in BACKENDS[self.backend].options:
-            those = [name for name, entry in BACKENDS.items() if "num_threads" in entry.options]
-            raise ValueError(f"num_threads is for the backend {', '.join(those)}, not for "
-                             f"{self.backend} (NumPy takes its threads from the environment "
-                             "variable OPENBLAS_NUM_THREADS)")
-        shapes = self.graph.parameter_shapes()
-        self._set_params(initial_state(shapes, seed) if params is None else params)
 
     # --- calling it -------------------------------------------------------------------------------
 
@@ -84,13 +73,16 @@ class ResNetV2:
         if self.features_only:
             return self.forward_intermediates(x, list(self.feature_info.out_indices),
                                               stop_early=True, intermediates_only=True)
-        y, = self._engine.maps(self._check_pictures(x), [self.graph.last])         # (N, K, 1, 1)
-        return self._flat(y)
+        held = self._held
+        x = held.check("pictures", x, self.in_chans)
+        y, = held.engine.maps(x, [held.graph.last])               # (N, K, 1, 1)
+        return held.flat(y)
 
     def forward_features(self, x: Any) -> Any:
         """Pictures (N, C, H, W) float32 → the last feature map (N, 2048, H/32, W/32), after the
         final batch norm and ReLU."""
-        return self._engine.maps(self._check_pictures(x), ["norm"])[0]
+        held = self._held
+        return held.engine.maps(held.check("pictures", x, self.in_chans), ["norm"])[0]
 
     def forward_head(self, features: Any, pre_logits: bool = False) -> Any:
         """Last feature map (N, 2048, P, Q) float32 → logits (N, num_classes), or with `pre_logits`
@@ -98,9 +90,10 @@ class ResNetV2:
 
         Raises ValueError on another rank, dtype or channel count.
         """
-        features = self._check_array("features", features, self.num_features)
-        path = "head.global_pool" if pre_logits else self.graph.last
-        return self._flat(self._engine.head(features, path))
+        held = self._held
+        features = held.check("features", features, self.num_features)
+        path = "head.global_pool" if pre_logits else held.graph.last
+        return held.flat(held.engine.head(features, path))
 
     def forward_intermediates(self, x: Any, indices: int | Sequence[int] | None = None,
                               norm: bool = False, stop_early: bool = False,
@@ -114,11 +107,12 @@ class ResNetV2:
         Raises ValueError on bad indices or pictures.
         """
         take = take_indices(len(self.feature_info), indices)
-        wanted, last = self.graph.taps(take, norm, stop_early)
-        x = self._check_pictures(x)
+        held = self._held
+        wanted, last = held.graph.taps(take, norm, stop_early)
+        x = held.check("pictures", x, self.in_chans)
         if intermediates_only:
-            return self._engine.maps(x, wanted)
-        *maps, end = self._engine.maps(x, [*wanted, last])
+            return held.engine.maps(x, wanted)
+        *maps, end = held.engine.maps(x, [*wanted, last])
         return end, maps
 
     def trace(self, x: Any) -> dict[str, np.ndarray]:
@@ -130,7 +124,8 @@ class ResNetV2:
         them. The numpy and cuda backends compute every layer; the numba backend folds a batch norm
         into the convolution before it, and that convolution's own output does not exist.
         """
-        return self._engine.trace(self._check_pictures(x), self._last)
+        held = self._held
+        return held.engine.trace(held.check("pictures", x, self.in_chans), self._last(held.graph))
 
     def eval(self) -> ResNetV2:
         """Itself: there is no other mode. Batch norm always uses statistics kept from training."""
@@ -143,18 +138,20 @@ class ResNetV2:
         return dict(self._params)
 
     def load_state_dict(self, state_dict: Mapping[str, np.ndarray],
-                        strict: bool = True) -> IncompatibleKeys:
+                        strict: bool = True) -> loading.IncompatibleKeys:
         """Take over tensors in timm's names, all or none. With strict=False some may be missing or
         left over.
 
         Raises WeightsError if a tensor is missing, unexpected, mis-shaped, not floating-point, or
         holds NaN or Inf.
         """
-        shapes = self.graph.parameter_shapes()
-        checked = check_weights(state_dict, shapes, "state dict", strict=strict)
+        held = self._held
+        shapes = held.graph.parameter_shapes()
+        checked = loading.check_weights(state_dict, shapes, "state dict", strict=strict)
         missing = [n for n in shapes if n not in state_dict and not n.endswith(COUNTER)]
-        self._set_params(self._params | checked)
-        return IncompatibleKeys(missing, [name for name in state_dict if name not in shapes])
+        self._hold(held.graph, held.params | checked)
+        extra = [name for name in state_dict if name not in shapes]
+        return loading.IncompatibleKeys(missing, extra)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with timm's names, which timm and `create_model(weights=path)`
@@ -168,11 +165,13 @@ class ResNetV2:
         """Put a new, randomly initialised classifier of `num_classes` (0 for none) on the trunk,
         and change the global pool. Raises ValueError on a bad number or pool, and changes nothing
         then."""
-        self._set_head(num_classes, self.global_pool if global_pool is None else global_pool)
-        trunk = {n: array for n, array in self._params.items() if not n.startswith("head.")}
-        shapes = self.graph.parameter_shapes()
+        held = self._held
+        graph = self._build_graph(num_classes, held.graph.global_pool if global_pool is None
+                                  else global_pool)
+        trunk = {n: array for n, array in held.params.items() if not n.startswith("head.")}
+        shapes = graph.parameter_shapes()
         head = {name: shape for name, shape in shapes.items() if name.startswith("head.")}
-        self._set_params(trunk | initial_state(head, self.seed))
+        self._hold(graph, trunk | loading.initial_state(head, self.seed))
 
     @property
     def head_hidden_size(self) -> int:
@@ -194,7 +193,7 @@ class ResNetV2:
         """Table of the layers for pictures of `input_size` (C, H, W; default: the model's own): see
         `npresnet.summary.Summary`."""
         from .summary import summarise
-        return summarise(self.graph, input_size or self._own_size(), self._last)
+        return summarise(self.graph, input_size or self._own_size(), self._last(self.graph))
 
     def __repr__(self) -> str:
         classes = f"{self.num_classes} classes" if self.num_classes else "embeddings"
@@ -204,65 +203,67 @@ class ResNetV2:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _set_head(self, num_classes: int, global_pool: str) -> None:
-        if global_pool not in GLOBAL_POOLS:
-            raise ValueError(f"unknown global_pool {global_pool!r}: choose one of "
-                             f"{', '.join(map(repr, GLOBAL_POOLS))}")
-        if num_classes < 0:
-            raise ValueError(f"num_classes must be at least 0, not {num_classes}")
-        self.num_classes, self.global_pool = num_classes, global_pool
-        self.pretrained_cfg["num_classes"] = num_classes
-        self.graph = build_graph(self.variant, in_chans=self.in_chans, num_classes=num_classes,
-                                 output_stride=self.output_stride, global_pool=global_pool)
+    @property
+    def graph(self) -> Graph:
+        """The network as data."""
+        return self._held.graph
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the classifier, 0 for none."""
+        return self._held.graph.num_classes
+
+    @property
+    def global_pool(self) -> str:
+        """How the last feature map becomes one pixel."""
+        return self._held.graph.global_pool
+
+    @property
+    def backend(self) -> str:
+        """What runs it: of "auto" what was found to work, which is looked at when it is asked."""
+        return self._held.backend
+
+    def _build_graph(self, num_classes: int, global_pool: str) -> Graph:
+        return checked_graph(self.variant, in_chans=self.in_chans, num_classes=num_classes,
+                             output_stride=self.output_stride, global_pool=global_pool)
+
+    def _hold(self, graph: Graph, params: dict[str, np.ndarray]) -> None:
+        """Be this network with these tensors from now on, in one step."""
+        self.pretrained_cfg["num_classes"] = graph.num_classes
+        self._held = Held(graph, params, self._backends,
+                          dict(exact=self.exact, num_threads=self.num_threads))
 
     def _set_params(self, params: dict[str, np.ndarray]) -> None:
-        self._params = params
-        self._made: Backend | None = None
+        self._hold(self.graph, params)
+
+    @property
+    def _params(self) -> dict[str, np.ndarray]:
+        return self._held.params
 
     @property
     def _engine(self) -> Backend:
-        """The backend, made when it is first needed: some commands only look at a model."""
-        if self._made is None:
-            entry = BACKENDS[self.backend]
-            own = {name: getattr(self, name) for name in entry.options}
-            self._made = entry.make(self.graph, self._params, exact=self.exact, **own)
-        return self._made
+        return self._held.engine
 
-    @property
-    def _last(self) -> str:
+    def _last(self, graph: Graph) -> str:
         """The last layer that a call runs."""
         if not self.features_only:
-            return self.graph.last
-        return self.graph.taps(list(self.feature_info.out_indices), False, stop_early=True)[1]
+            return graph.last
+        return graph.taps(list(self.feature_info.out_indices), False, stop_early=True)[1]
 
     def _own_size(self) -> tuple[int, int, int]:
         _, h, w = self.pretrained_cfg["input_size"]
         return self.in_chans, h, w
 
-    def _flat(self, y: Any) -> Any:
-        """(N, K, 1, 1) → (N, K); without a global pool (N, K, P, Q) stays."""
-        return y.reshape(*y.shape[:2]) if self.global_pool else y
-
-    def _check_pictures(self, x: Any) -> Any:
-        return self._check_array("pictures", x, self.in_chans)
-
-    def _check_array(self, what: str, x: Any, channels: int) -> Any:
-        """x as the backend takes it."""
-        x = self._engine.accept(what, x)
-        if misfit := describe_misfit(what, x, channels):
-            raise ValueError(misfit)
-        return x
-
     def __getstate__(self) -> dict[str, Any]:
-        made_again = ("_made", "graph")
-        return {name: value for name, value in self.__dict__.items() if name not in made_again}
+        own = {name: value for name, value in self.__dict__.items() if name != "_held"}
+        return own | dict(_kept=(self.num_classes, self.global_pool, self._params))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._set_head(self.num_classes, self.global_pool)
-        for array in self._params.values():
+        num_classes, global_pool, params = state["_kept"]
+        self.__dict__.update({name: value for name, value in state.items() if name != "_kept"})
+        for array in params.values():
             array.flags.writeable = False
-        self._set_params(self._params)
+        self._hold(self._build_graph(num_classes, global_pool), params)
 
 
 def create_model(name: str, *, pretrained: bool = False,
@@ -288,17 +289,20 @@ def create_model(name: str, *, pretrained: bool = False,
     output_stride: 32, 16 or 8: keep more pixels in the last stages by dilating their kernels.
     backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles
         for some seconds), "cuda" runs on a GPU (extra `cuda`); "auto" takes the environment
-        variable NPRESNET_BACKEND, else "cuda" where that can run, else "numba".
+        variable NPRESNET_BACKEND, else "cuda" where that can run, else "numba", else, with a
+        warning, "numpy".
     exact: no Winograd convolutions, which the numba backend uses where they are faster; the others
         never do.
-    num_threads: of the numba backend, default NUMBA_NUM_THREADS, else one a core; it takes no more
-        than there are cores. NumPy's matrix product has its own setting, OPENBLAS_NUM_THREADS.
+    num_threads: of the numba backend, default NUMBA_NUM_THREADS, else the least of OMP_NUM_THREADS,
+        a container's limit and the cores; it takes no more than there are cores. NumPy's matrix
+        product has its own setting, OPENBLAS_NUM_THREADS.
 
     Raises ValueError on an unknown name or a bad argument, WeightsError on unfit weights,
     DownloadError and MissingDependencyError if published weights can't be had, DeviceError if
-    backend="cuda" finds no GPU that it can use.
+    backend="cuda" finds no GPU that it can use, MissingDependencyError if backend="numba" can't
+    have Numba (where it turns out when Numba is imported: with the first call).
     """
-    source = find_source(name, pretrained, weights)
+    source = loading.find_source(name, pretrained, weights)
     options: dict[str, Any] = dict(
         features_only=features_only, out_indices=out_indices, global_pool=global_pool,
         in_chans=in_chans, output_stride=output_stride, seed=seed, backend=backend, exact=exact,
@@ -306,9 +310,10 @@ def create_model(name: str, *, pretrained: bool = False,
     if source.file is None:
         classes = 1000 if num_classes is None else num_classes
         return ResNetV2(source.variant, source.cfg, num_classes=classes, **options)
-    with open_file(source.file) as file:
-        in_file = classes_in(file.tensors, source.cfg["num_classes"])
+    with loading.open_file(source.file) as file:
+        in_file = loading.classes_in(file.tensors, source.cfg["num_classes"])
         classes = in_file if num_classes is None else num_classes
         model = ResNetV2(source.variant, source.cfg, num_classes=classes, params={}, **options)
-        model._set_params(fit_tensors(file.tensors, model.graph, str(source.file), in_file, seed))
+        model._set_params(loading.fit_tensors(file.tensors, model.graph, str(source.file), in_file,
+                                              seed))
     return model

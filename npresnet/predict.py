@@ -20,6 +20,7 @@ from .data import EvalTransform, create_transform, resolve_model_data_config
 from .errors import ImageError
 from .images import load_image
 from .labels import Label, model_labels
+from .lower.cores import default_threads
 from .model import ResNetV2, create_model
 from .ops import softmax, topk
 from .sources import name_of
@@ -94,7 +95,7 @@ class Predictor:
         self.output, self.top, self.normalize = output, top, normalize
         self.layers = None if layers is None else list(layers)
         self.test_size, self.draft, self.column = test_size, draft, column
-        self.workers = workers or count_cores()
+        self.workers = workers or default_threads()
         self._source, self._options = model, options
         self._loaded: _Loaded | None = None
         self._loading = threading.Lock()
@@ -311,8 +312,3 @@ def stack(values: Sequence[np.ndarray | None]) -> np.ndarray:
         return as_objects(values)
     nothing = np.full(shapes.pop(), np.nan, np.float32)
     return np.stack([nothing if value is None else value for value in values])
-
-
-def count_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [["errors", "table", "version", "ahead", "_pyinstaller"], ["ops"], ["variants"],
           ["graph", "network"], ["tensor_files"], ["weights"], ["lower"], ["backend"],
           ["fast", "reference"], ["sources"], ["images"], ["labels", "data", "demo"], ["hub"],
-          ["loading"], ["summary", "instruments.comparison", "instruments.accuracy"], ["model"],
-          ["predict", "explain"], ["sklearn"],
+          ["loading"], ["summary", "instruments.comparison", "instruments.accuracy"], ["held"],
+          ["model"], ["predict", "explain"], ["sklearn"],
           ["instruments.parity", "instruments.contenders"], ["instruments.bench"],
           ["instruments.roofline"], ["commands"], ["cli"]]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

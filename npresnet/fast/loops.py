@@ -269,7 +269,8 @@ def run(ops, offs, weights, ws, x, sync, threads, me):
 
     offs int64: offsets of the convolutions' runs. weights, ws (workspace), x (pictures) float32, flat. sync (n + 1, threads + 1, 16)
     int64 zeros, a cache line a counter: for each operation how many tasks of each thread's share were drawn, and how many threads
-    are done, followed by when the last of them was (`ticks`); in the last row, when the first thread came.
+    are done, followed by when the last of them was (`ticks`); in the last row, when the first thread came. If the first number of the
+    last row isn't 0, a thread doesn't come at all, and nobody waits for it.
     """
     offs_at, weights_at, ws_at, line = offs.ctypes.data, weights.ctypes.data, ws.ctypes.data, 128
     sync_at = sync.ctypes.data
@@ -291,4 +292,6 @@ def run(ops, offs, weights, ws, x, sync, threads, me):
             waited += 1
             if waited > 4096:
                 give_way()
+                if load_acquire(sync_at + ops.shape[0] * (threads + 1) * line) != 0:
+                    return
             done = load_acquire(counters + threads * line)

@@ -8,7 +8,6 @@ Every product is computed in float64 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -20,31 +19,43 @@ BLOCK = 64                                                        # steps at a t
 
 
 class Packed:
-    """Packed weights, one behind the other, each under a key. Shared by the plans of all picture sizes."""
+    """Packed weights, one behind the other, each under a key. Shared by the plans of all picture sizes.
+
+    Each change is one step, so that a process that is forked in the midst of it has a whole one.
+    """
 
     def __init__(self):
-        self.data, self.size = np.empty(0, np.float32), 0
-        self.places: dict[Hashable, int] = {}
-        self.missing: list[tuple[int, tuple, Callable]] = []
+        self.data = np.empty(0, np.float32)                           # holds what begins before its end; the rest is still missing
+        self.places: dict[Hashable, tuple[int, tuple[int, ...], Callable]] = {}
+
+    @property
+    def size(self) -> int:
+        """Floats of all that was added."""
+        if not self.places:
+            return 0
+        start, shape, _ = self.places[next(reversed(self.places))]
+        return start + up(int(np.prod(shape)), 16)
 
     def add(self, key: Hashable, shape: tuple[int, ...], fill: Callable[[np.ndarray], None]) -> int:
         """Where the array `key` of `shape` begins, a multiple of 16 floats. It is filled in when `array` is next called."""
         if key not in self.places:
-            self.places[key] = self.size
-            self.missing.append((self.size, shape, fill))
-            self.size += up(int(np.prod(shape)), 16)
-        return self.places[key]
+            self.places[key] = self.size, shape, fill
+        return self.places[key][0]
 
-    def array(self, threads: int) -> np.ndarray:
-        """Everything that was added so far, float32."""
-        if self.missing:
+    def array(self, together: Callable[[Callable[[int], None]], None]) -> np.ndarray:
+        """Everything that was added so far, float32. together(work): work(0), work(1), … in as many threads as there are."""
+        missing = [place for place in self.places.values() if place[0] >= self.data.size]
+        if missing:
             whole = aligned(self.size, np.empty)
             whole[:self.data.size] = self.data
             # Large ones first, or one thread would be left with one at the end; Winograd's last, which grow, when most of the file is let go.
-            ordered = sorted(self.missing, key=lambda job: -np.prod(job[1][-3:]))
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda job: job[2](whole[job[0]:job[0] + int(np.prod(job[1]))].reshape(job[1])), ordered))
-            self.data, self.missing = whole, []
+            jobs = iter(sorted(missing, key=lambda job: -np.prod(job[1][-3:])))
+
+            def work(_me: int) -> None:
+                for start, shape, fill in jobs:                       # each job is drawn by one thread
+                    fill(whole[start:start + int(np.prod(shape))].reshape(shape))
+            together(work)
+            self.data = whole
         return self.data
 
 

@@ -1,12 +1,15 @@
 """What a plan does and how long each layer takes, beside what the machine could do."""
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from ..lower import crew as crews
+from ..lower.crew import Crew
 from ..table import Row, Table, Tabular
 from .loops import tile
 from .memory import aligned
@@ -63,30 +66,27 @@ def spin(a, b, c, offs, times):
         tile(MR, at, K, offs.ctypes.data, 1, K, at, K, 1, b.ctypes.data, b.ctypes.data, c.ctypes.data, 1, c.ctypes.data, NR, 0, 0, 0, 0, 0, 0)
 
 
-def _together(threads: int, work) -> float:
-    """Seconds that `work(i)` takes in `threads` threads at once; the best of five."""
-    def once():
-        crew = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+def _seconds(crew: Crew, work: Callable[[int], Any]) -> float:
+    """Seconds that `work(i)` takes in all threads at once; the best of five."""
+    def once() -> float:
         start = time.perf_counter()
-        for thread in crew:
-            thread.start()
-        for thread in crew:
-            thread.join()
+        crew.together(work, crew.threads)
         return time.perf_counter() - start
     return min(once() for _ in range(5))
 
 
-def peak(threads: int) -> float:
-    """GFLOP/s that tiles reach in `threads` threads together."""
+def peak(crew: Crew) -> float:
+    """GFLOP/s that tiles reach in all threads together. Called by a job."""
     K, times = 128, 40000
     offs = np.zeros(1, np.int64)
-    own = [(aligned(MR * K).reshape(MR, K), aligned(K * NR).reshape(K, NR), aligned(MR * NR).reshape(MR, NR)) for _ in range(threads)]
-    spin(*own[0], offs, 1)
-    return 2 * MR * NR * K * times * threads / _together(threads, lambda i: spin(*own[i], offs, times)) / 1e9
+    own = [(aligned(MR * K).reshape(MR, K), aligned(K * NR).reshape(K, NR), aligned(MR * NR).reshape(MR, NR)) for _ in range(crew.threads)]
+    with crews.MAKING:
+        spin(*own[0], offs, 1)
+    return 2 * MR * NR * K * times * crew.threads / _seconds(crew, lambda i: spin(*own[i], offs, times)) / 1e9
 
 
-def bandwidth(threads: int) -> float:
-    """GB/s at which `threads` threads together read 128 MB, which few caches hold."""
+def bandwidth(crew: Crew) -> float:
+    """GB/s at which all threads together read 128 MB, which few caches hold. Called by a job."""
     whole = aligned(32_000_000, np.ones)
-    parts = np.array_split(whole, threads)
-    return whole.nbytes / _together(threads, lambda i: parts[i].max()) / 1e9
+    parts = np.array_split(whole, crew.threads)
+    return whole.nbytes / _seconds(crew, lambda i: parts[i].max()) / 1e9

@@ -19,7 +19,7 @@ class Recent(OrderedDict[Hashable, T]):
         """The value under `key`, made if there is none; the one asked for longest ago goes."""
         if key not in self:
             self[key] = make()
-            if len(self) > self.limit:
+            while len(self) > self.limit:                         # a fork may have come between
                 self.popitem(last=False)
         self.move_to_end(key)
         return self[key]
