@@ -16,7 +16,7 @@ from errno import EINVAL
 from importlib import import_module
 
 from .commands.common import FAILED, INTERRUPTED, USAGE, UsageError, say
-from .errors import MissingDependencyError, NpresnetError, printable
+from .errors import BackendWarning, MissingDependencyError, NpresnetError, printable
 from .version import __version__
 
 COMMANDS = ("classify", "embed", "features", "validate", "explain", "summary", "models", "compare",
@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             called += f" {args.command}"
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")                   # what matters is said anyway
+                warnings.simplefilter("ignore")                   # what matters is said anyway,
+                warnings.simplefilter("always", BackendWarning)   # but for this
+                warnings.showwarning = lambda said, *_: say(f"{called}: {said}")
                 code = args.run(args)
         print(end="", flush=True)                                 # there may be no stdout at all
         return code

@@ -18,19 +18,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compile, and say where that is kept."""
-    from ..lower.cache import cache_folder
+    from ..fast import compiled_code_is_kept
+    from ..lower.cache import folder
     from ..model import create_model
 
     start = time.perf_counter()
     model = create_model("demo", backend="numba")
     model(np.zeros((1, 3, 32, 32), np.float32))
     seconds = time.perf_counter() - start
-    folder = cache_folder()
+    kept = str(folder()) if compiled_code_is_kept() else None
     if args.json:
-        print_json(dict(seconds=round(seconds, 3), folder=None if folder is None else str(folder)))
-    elif folder is None:
-        print(f"compiled in {seconds:.1f} s, but there is no folder to keep that in: set "
-              "NUMBA_CACHE_DIR to one that you can write to")
+        print_json(dict(seconds=round(seconds, 3), folder=kept))
+    elif kept is None:
+        print(f"compiled in {seconds:.1f} s, but it can't be kept in {folder()}: set "
+              "NUMBA_CACHE_DIR to a folder that you can write to")
     else:
-        print(f"ready in {seconds:.1f} s; compiled code is kept in {folder}")
+        print(f"ready in {seconds:.1f} s; compiled code is kept in {kept}")
     return DONE
