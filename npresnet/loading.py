@@ -17,7 +17,15 @@ import numpy as np
 from .errors import WeightsError, printable
 from .graph import Graph, Shape, build_graph
 from .tensor_files import File, Stored, WeightsFile
-from .variants import COUNTER, DEMO, VARIANTS, Variant, find_variant, pretrained_cfg
+from .variants import (
+    COUNTER,
+    DEMO,
+    VARIANTS,
+    Variant,
+    find_variant,
+    pretrained_cfg,
+    split_revision,
+)
 
 # Bytes: the largest network's takes 130,000, the rest is for the file's own remarks.
 HEADER_LIMIT = 2**20
@@ -44,18 +52,24 @@ def find_source(name: str, pretrained: bool, weights: str | os.PathLike[str] | N
     """The variant called `name`, and the file of its tensors: `weights`, or if `pretrained` the
     published one, fetched if need be. "demo" has its own.
 
-    Raises ValueError on an unknown name or if both are given, and what `hub.fetch` raises.
+    Raises ValueError on an unknown name, if both are given, or a revision of what isn't fetched,
+    and what `hub.fetch` raises.
     """
     if pretrained and weights is not None:
         raise ValueError("give either pretrained=True or weights=, not both")
-    variant, tag = find_variant(name)
+    model, revision = split_revision(name)
+    variant, tag = find_variant(model)
+    if revision and (variant is DEMO or not pretrained):
+        raise ValueError(f"{name}: a revision is for published weights, with pretrained=True")
     if variant is DEMO:
         from . import demo
         return Source(variant, demo.config(), demo.WEIGHTS if weights is None else weights)
+    cfg = pretrained_cfg(variant, tag)
     if pretrained:
         from .hub import fetch
-        weights = fetch(variant.name, tag)
-    return Source(variant, pretrained_cfg(variant, tag), weights)
+        weights = fetch(variant.name, tag, revision)
+        cfg["hf_hub_id"] += f"@{revision}" if revision else ""
+    return Source(variant, cfg, weights)
 
 
 def open_file(file: File) -> WeightsFile:

@@ -277,8 +277,9 @@ def create_model(name: str, *, pretrained: bool = False,
     name: "resnetv2_50.a1h_in1k", "resnetv2_50", … (`list_models`), or "demo", the small trained
         network inside the package.
     pretrained: fetch timm's weights from the Hugging Face Hub (extra `hub`), or take them from its
-        cache. weights: a safetensors file with timm's names instead. With neither, He
-        initialisation from `seed`; "demo" is always trained.
+        cache; "resnetv2_50.a1h_in1k@REVISION" pins a commit or tag of theirs. weights: a
+        safetensors file with timm's names instead. With neither, He initialisation from `seed`;
+        "demo" is always trained.
     num_classes: 0 for embeddings; default as many as the weights have, or 1000. Another number than
         the weights' keeps the trunk and puts a new, randomly initialised classifier on it, as timm
         does (with a warning).

@@ -7,6 +7,7 @@ Networks", arXiv 1603.05027.
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -148,6 +149,19 @@ def list_models(pretrained: bool = False) -> list[str]:
     """Names that `create_model` takes: the variants and "demo"; with `pretrained` those with
     trained weights, tag included."""
     return ["demo", *(PRETRAINED if pretrained else VARIANTS)]
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A model's name and the revision of its published weights, which may stand behind an "@", as
+    in timm: "resnetv2_50.a1h_in1k@main" → ("resnetv2_50.a1h_in1k", "main").
+
+    Raises ValueError if what stands there can't be a revision.
+    """
+    model, at, revision = str(name).partition("@")
+    if at and (not re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", revision) or ".." in revision):
+        raise ValueError(f"bad revision in {name!r}: give a commit, a tag or a branch of "
+                         "its repository on the hub")
+    return model, revision if at else None
 
 
 def find_variant(name: str) -> tuple[Variant, str]:

@@ -214,16 +214,17 @@ def refused(server):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trouble, reason, env", [
-    (None, "offline mode is enabled", {"HF_HUB_OFFLINE": "1"}),
-    (refused, "Connection refused", {}),
-    ("404", "404", {}),
-    ("401", "401", {}),
-    ("500", "500", {}),
-    ("503", "503", {}),
-    ("hanging", "timed out", {"HF_HUB_ETAG_TIMEOUT": "1"}),
+@pytest.mark.parametrize("trouble, reason, env, advice", [
+    (None, "offline mode is enabled", {"HF_HUB_OFFLINE": "1"}, "Unset HF_HUB_OFFLINE"),
+    (refused, "Connection refused", {}, "Check the network"),
+    ("404", "404", {}, "Check HF_TOKEN and HF_ENDPOINT, if they are set"),
+    ("401", "401", {}, "Check HF_TOKEN and HF_ENDPOINT, if they are set"),
+    ("500", "500", {}, "Try again later"),
+    ("503", "503", {}, "Try again later"),
+    ("hanging", "timed out", {"HF_HUB_ETAG_TIMEOUT": "1"}, "Check the network"),
 ], ids=["offline", "refused", "404", "401", "500", "503", "hanging"])
-def test_a_failure_is_one_line_and_asked_for_once(python, server, photo, trouble, reason, env):
+def test_a_failure_is_one_line_and_asked_for_once(python, server, photo, trouble, reason, env,
+                                                  advice):
     """It neither asks again nor waits between: huggingface_hub alone would, for 23 seconds."""
     if callable(trouble):
         trouble(server)
@@ -236,7 +237,7 @@ def test_a_failure_is_one_line_and_asked_for_once(python, server, photo, trouble
     assert done.stderr.count("\n") == 1
     complaint = f"npresnet classify: can't fetch model.safetensors of timm/{NAME} ("
     assert done.stderr.startswith(complaint) and reason in done.stderr
-    assert done.stderr.endswith(f"). Check the network, or {INSTEAD}\n")
+    assert done.stderr.endswith(f"). {advice}, or {INSTEAD}\n")
 
 
 @pytest.mark.slow

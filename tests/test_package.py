@@ -128,7 +128,7 @@ def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     """
     weights = tmp_path / "model.safetensors"
     npresnet.create_model("resnetv2_50", seed=1).save(weights)
-    monkeypatch.setattr("npresnet.hub.fetch", lambda architecture, tag: weights)
+    monkeypatch.setattr("npresnet.hub.fetch", lambda architecture, tag, revision: weights)
     monkeypatch.chdir(ROOT / "tutorials")
     names: dict = {}
     library = [block for block in blocks("python") if "pdb" not in block]
