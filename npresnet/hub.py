@@ -144,12 +144,12 @@ def _advice(error: Exception, repo: str) -> str:
         return "Unset HF_HUB_OFFLINE"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"Choose a revision from https://huggingface.co/{repo}/commits/main"
-    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-        return "Check HF_TOKEN and HF_ENDPOINT, if they are set"
     if isinstance(error, errors.EntryNotFoundError) and status == 404:
         return "Choose another revision, or check HF_ENDPOINT"
     if status == 429 or status >= 500:
         return "Try again later"
+    if isinstance(error, errors.RepositoryNotFoundError) or status >= 400:
+        return "Check HF_TOKEN and HF_ENDPOINT, if they are set"
     if number in _NO_ROOM:
         return "Make room on the disk, set HF_HOME to a folder on another one"
     if number in _NOT_WRITABLE:

@@ -50,7 +50,16 @@ class Stored(NamedTuple):
         return _FLOAT32 if self.code in _FLOATS else _NUMBERS[self.code]
 
     def read(self) -> np.ndarray:
-        """The tensor, read-only: as it lies in the file if it can be used so, else converted."""
+        """The tensor, read-only: as it lies in the file if it can be used so, else converted.
+
+        Raises WeightsError if there is not enough memory for it.
+        """
+        try:
+            return self._read()
+        except MemoryError:
+            self.file.refuse(f"not enough memory for a tensor of {math.prod(self.shape):,} numbers")
+
+    def _read(self) -> np.ndarray:
         array: np.ndarray
         start = self.file.start + self.begin
         raw: np.ndarray = np.ndarray(self.shape, _NUMBERS[self.code], self.file.data(), start)
@@ -89,7 +98,7 @@ class WeightsFile:
         except FileNotFoundError:
             raise WeightsError(f"{self.name}: no such file") from None
         except OSError as error:
-            self._refuse(f"can't be read ({error.strerror or printable(error, 200)})")
+            self.refuse(f"can't be read ({error.strerror or printable(error, 200)})")
         except ValueError:                                        # a NUL in its name
             raise WeightsError(f"{self.name}: no such file") from None
         try:
@@ -97,7 +106,7 @@ class WeightsFile:
             self.tensors = self._read_header(header_limit)
         except OSError as error:
             self.close()
-            self._refuse(f"can't be read ({error.strerror})")
+            self.refuse(f"can't be read ({error.strerror})")
         except BaseException:
             self.close()
             raise
@@ -108,9 +117,9 @@ class WeightsFile:
             try:
                 contents = _contents(self._file)
             except OSError as error:
-                self._refuse(f"can't be read ({error.strerror})")
+                self.refuse(f"can't be read ({error.strerror})")
             if len(contents) != self._size:
-                self._refuse("was changed while it was being read")
+                self.refuse("was changed while it was being read")
             self._data = np.frombuffer(contents, np.uint8)
         return self._data
 
@@ -126,7 +135,8 @@ class WeightsFile:
         self.close()
         traceback.clear_frames(trace)
 
-    def _refuse(self, why: str) -> NoReturn:
+    def refuse(self, why: str) -> NoReturn:
+        """Raise a WeightsError about it."""
         raise WeightsError(f"{self.name}: {why}") from None
 
     def _read_header(self, limit: int) -> dict[str, Stored]:
@@ -135,20 +145,20 @@ class WeightsFile:
         length = int.from_bytes(head, "little")
         self.start = 8 + length
         if not head:
-            self._refuse("is empty")
+            self.refuse("is empty")
         if self.start > self._size and (head[:2] == b"PK" or head[:1] == b"\x80"):
-            self._refuse("is a PyTorch pickle, not safetensors; "
+            self.refuse("is a PyTorch pickle, not safetensors; "
                          "convert it with safetensors.torch.save_file(state_dict, path)")
         if self.start > self._size:
-            self._refuse(f"is truncated or not a safetensors file ({self._size:,} bytes)")
+            self.refuse(f"is truncated or not a safetensors file ({self._size:,} bytes)")
         if length > limit:
-            self._refuse(f"has a header of {length:,} bytes, far too many tensors: at most "
+            self.refuse(f"has a header of {length:,} bytes, far too many tensors: at most "
                          f"{limit:,} bytes are read")
         try:
             return self._sound(self._parse(self._file.read(length)))
         except (ValueError, RecursionError) as error:
             why = printable(error, 200)
-            self._refuse(f"is truncated, damaged or not a safetensors file ({why})")
+            self.refuse(f"is truncated, damaged or not a safetensors file ({why})")
 
     def _parse(self, text: bytes) -> dict[str, Any]:
         """The header's tensors: name → `Stored`, or what else JSON says. Raises ValueError and
@@ -193,13 +203,13 @@ class WeightsFile:
                 raise ValueError(f"{printable(name, 80)}: no sound dtype, shape and data_offsets")
             _, code, shape, begin, end = tensor
             if code not in _NUMBERS:
-                self._refuse(f"{printable(name, 80)}: expected float32, float16, bfloat16 or "
+                self.refuse(f"{printable(name, 80)}: expected float32, float16, bfloat16 or "
                              f"float64, found {printable(code, 20)}")
             if len(shape) > 64:                                   # NumPy's limit
-                self._refuse(f"{printable(name, 80)}: can't be an array ({len(shape):,} axes)")
+                self.refuse(f"{printable(name, 80)}: can't be an array ({len(shape):,} axes)")
             count, itemsize = math.prod(shape), _NUMBERS[code].itemsize
             if (count or math.prod(filter(None, shape))) * itemsize >= 2**63:
-                self._refuse(f"{printable(name, 80)}: can't be an array (axes too long)")
+                self.refuse(f"{printable(name, 80)}: can't be an array (axes too long)")
             if end - begin != count * itemsize:
                 raise ValueError(f"{printable(name, 80)}: {count:,} numbers in {end - begin:,} "
                                  "bytes")
@@ -209,7 +219,7 @@ class WeightsFile:
                 raise ValueError(f"a gap or an overlap at byte {at:,} of its tensors")
             at = end
         if self.start + at > self._size:
-            self._refuse(f"is truncated: {self.start + at:,} bytes by its header, "
+            self.refuse(f"is truncated: {self.start + at:,} bytes by its header, "
                          f"{self._size:,} are there")
         if self.start + at < self._size:
             raise ValueError(f"{self._size - self.start - at:,} bytes are left over")

@@ -7,12 +7,20 @@ told to misbehave.
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 
+import npresnet
+
 FILE = "model.safetensors"
+NAME = "resnetv2_18.ra4_e3600_r224_in1k"
 
 
 class Request(NamedTuple):
@@ -42,7 +50,7 @@ class HubServer:
     """Both hosts, and what they know.
 
     files: (repository, revision) → bytes. token: one that must be given, None for none.
-    hub_says: "well", a status ("503"), or an error of the hub's own ("RepoNotFound",
+    hub_says: "well", "hanging", a status ("503"), or an error of the hub's own ("RepoNotFound",
     "EntryNotFound", "RevisionNotFound", "GatedRepo"). cdn_does: "well", a status, "drop" (cut the
     connection half way, the next `times`), "stall" (half way), "nothing" (stall before), "wrong"
     (other bytes of the same length), "short" (too few, and say so), "ignore range".
@@ -111,6 +119,8 @@ class Handler(BaseHTTPRequestHandler):
         repo, _, rest = self.path.removeprefix("/").partition("/resolve/")
         revision, _, name = rest.rpartition("/")
         data = hub.files.get((repo, revision.replace("%2F", "/")))
+        if hub.hub_says == "hanging":
+            time.sleep(30)
         if hub.hub_says.isdigit():
             self.say(int(hub.hub_says))
         elif hub.hub_says != "well":
@@ -160,3 +170,71 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.wfile.write(data[begin + half:])
+
+
+# --- its clients --------------------------------------------------------------------------------
+
+CLIENT = """
+import json, sys, time
+import huggingface_hub.constants
+from npresnet import hub, NpresnetError
+huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 4096
+time.sleep = lambda seconds: None                                 # it waits between its attempts
+for line in sys.stdin:
+    try:
+        path, cached = hub.download(json.loads(line))
+        print(json.dumps([str(path), cached]), flush=True)
+    except (NpresnetError, ValueError) as error:
+        print(json.dumps([type(error).__name__, str(error)]), flush=True)
+"""
+
+
+def environment(home: Path, server: HubServer) -> dict[str, str]:
+    """The variables under which huggingface_hub knows this server alone, and keeps in `home`."""
+    clean = {k: v for k, v in os.environ.items()
+             if not k.lower().endswith("_proxy") and not k.startswith(("HF_", "NPRESNET_"))}
+    return clean | dict(HF_ENDPOINT=server.hub.url, HF_HOME=str(home), HF_HUB_DISABLE_XET="1",
+                        HF_HUB_DISABLE_TELEMETRY="1", NO_PROXY="127.0.0.1",
+                        HTTP_PROXY="http://127.0.0.1:9",
+                        PYTHONPATH=str(Path(npresnet.__file__).parents[1]))
+
+
+class Client:
+    """A process that fetches models by name."""
+
+    def __init__(self, home: Path, server: HubServer, code: str = CLIENT, **env: str):
+        clean = environment(home, server) | dict(HF_HUB_DOWNLOAD_TIMEOUT="1")
+        self.home, self.errors = home, home.with_suffix(".stderr")
+        self.process = subprocess.Popen([sys.executable, "-c", code], env=clean | env, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=self.errors.open("w"))
+
+    def fetch(self, name: str = NAME) -> list:
+        """[path, whether it was there already], or [the error's name, its message]."""
+        self.process.stdin.write(json.dumps(name) + "\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline()
+        assert said, self.errors.read_text()
+        return json.loads(said)
+
+    def fails(self, name: str = NAME) -> str:
+        """The message of the DownloadError: one line that says what to do."""
+        kind, message = self.fetch(name)
+        print(message)
+        assert kind == "DownloadError" and message.isprintable() and len(message) < 600
+        assert message.startswith(f"can't fetch model.safetensors of timm/{name.partition('@')[0]}")
+        assert message.endswith(", or give a file of your own with weights= (--weights), or use "
+                                "the model 'demo', which needs no download")
+        assert self.left() == [], "something is left that looks whole"
+        assert self.errors.read_text() == "", "a failure is one line"
+        return message
+
+    def left(self) -> list[str]:
+        """Whole files in its cache."""
+        return [str(path) for path in self.home.rglob("*")
+                if path.is_file() and (path.parent.name == "blobs" or "snapshots" in path.parts)
+                and not path.name.endswith(".incomplete")]
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(30)

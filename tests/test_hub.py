@@ -1,24 +1,20 @@
-"""Published weights, from a Hugging Face Hub that this file plays: no network is needed.
+"""Published weights, from a hub that `hub_server.py` plays: no network is needed.
 
-The hub listens on the loopback interface. huggingface_hub reads HF_ENDPOINT and HF_HOME when it is
-imported, so every fetch runs in a process of its own.
+huggingface_hub reads HF_ENDPOINT and HF_HOME when it is imported, so every fetch runs in a process
+of its own.
 """
 from __future__ import annotations
 
-import hashlib
-import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 from helpers import random_state
+from hub_server import NAME, HubServer, environment
 from PIL import Image
 
 import npresnet
@@ -28,8 +24,6 @@ from npresnet.variants import PRETRAINED, VARIANTS
 
 pytest.importorskip("huggingface_hub")
 
-NAME = "resnetv2_18.ra4_e3600_r224_in1k"
-PATH = f"/timm/{NAME}/resolve/main/model.safetensors"
 INSTEAD = ("give a file of your own with weights= (--weights), "
            "or use the model 'demo', which needs no download")
 
@@ -42,75 +36,12 @@ def published() -> bytes:
                                    for n, a in state.items()})
 
 
-class Server(ThreadingHTTPServer):
-    """A hub with one file.
-
-    `behave` says how it answers: "well", with an HTTP error ("404"), or by "dropping" or "hanging".
-    """
-    daemon_threads = True
-
-    def __init__(self, data: bytes):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.data, self.behave, self.requests = data, "well", []
-
-    def handle_error(self, request, client_address):
-        """A client that went away is part of the test."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def log_message(self, *args):
-        pass
-
-    def answer(self, with_body: bool):
-        if not self.path.startswith("/timm/"):                    # huggingface_hub's own affairs
-            self.send_error(404)
-            return
-        self.server.requests.append(self.command)
-        data, behave = self.server.data, self.server.behave
-        if behave == "hanging":
-            time.sleep(30)
-        if behave.isdigit() or self.path != PATH:
-            self.send_response(int(behave) if behave.isdigit() else 404)
-            if behave == "404":
-                self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        asked = self.headers.get("Range", "bytes=0-")
-        begin = int(asked.removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if begin else 200)
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
-        self.send_header("X-Repo-Commit", "c" * 40)
-        self.send_header("Content-Length", str(len(data) - begin))
-        if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
-        if with_body and behave.startswith("dropping"):
-            self.wfile.write(data[begin:begin + (15 << 20)])      # more than one of its chunks
-            self.close_connection = True
-            if behave == "dropping once":
-                self.server.behave = "well"
-            else:
-                self.server.data = b""                            # and nothing more comes
-        elif with_body:
-            self.wfile.write(data[begin:])
-
-
 @pytest.fixture
-def server(published) -> Iterator[Server]:
-    with Server(published) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server
-        server.shutdown()
+def server(published) -> Iterator[HubServer]:
+    server = HubServer()
+    server.publish(NAME, published)
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -119,14 +50,7 @@ def python(tmp_path, server):
 
     Its cache is tmp_path/home.
     """
-    clean = {k: v for k, v in os.environ.items()
-             if not k.lower().endswith("_proxy") and not k.startswith(("HF_", "NPRESNET_"))}
-    clean |= dict(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
-                  HF_HOME=str(tmp_path / "home"),
-                  HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1",
-                  NO_PROXY="127.0.0.1", HTTP_PROXY="http://127.0.0.1:9",
-                  OPENBLAS_NUM_THREADS="1",
-                  PYTHONPATH=str(Path(npresnet.__file__).parents[1]))
+    clean = environment(tmp_path / "home", server) | dict(OPENBLAS_NUM_THREADS="1")
 
     def run(code="", *, cli: list[str] | None = None, **env: str) -> subprocess.CompletedProcess:
         argv = ["-m", "npresnet", *cli] if cli else ["-c", code]
@@ -171,7 +95,7 @@ def says(done: subprocess.CompletedProcess) -> str:
 def test_it_is_downloaded_once_and_gives_these_weights(python, server, published, tmp_path):
     path = Path(says(python(FETCH)))
     assert path.read_bytes() == published and path.is_relative_to(tmp_path / "home")
-    assert server.requests.count("GET") == 1
+    assert server.asked("cdn").count("GET") == 1
     del server.requests[:]
     assert says(python(FETCH)) == str(path)
     assert server.requests == []                                  # not even: is it still the same?
@@ -193,24 +117,23 @@ def test_the_command_line_fetches_what_it_needs(python, server, photo):
     done = python(cli=["classify", "--model", NAME, "-k1", photo])
     assert done.returncode == 0 and done.stdout.startswith(f"{photo}\n")
     assert "Traceback" not in done.stderr
-    assert server.requests.count("GET") == 1
+    assert server.asked("cdn").count("GET") == 1
 
 
 @pytest.mark.slow
 def test_a_dropped_connection_is_taken_up_again(python, server, published):
     """At once, or with an older huggingface_hub when one asks again."""
-    server.behave = "dropping once"
+    server.cdn_does, server.times = "drop", 1
     says(python(NO_WAITING + FETCH))
     path = says(python(NO_WAITING + FETCH))
-    assert Path(path).read_bytes() == published and server.requests.count("GET") == 2
+    assert Path(path).read_bytes() == published and server.asked("cdn").count("GET") == 2
 
 
 # --- what fails -----------------------------------------------------------------------------------
 
 
 def refused(server):
-    server.shutdown()
-    server.server_close()
+    server.close()
 
 
 @pytest.mark.slow
@@ -229,10 +152,11 @@ def test_a_failure_is_one_line_and_asked_for_once(python, server, photo, trouble
     if callable(trouble):
         trouble(server)
     elif trouble:
-        server.behave = trouble
+        server.hub_says = trouble
     argv = ["npresnet", "classify", "--model", "resnetv2_18", photo]
     done = python(SAYS_IF_IT_WAITS + f"sys.argv = {argv!r}\nsys.exit(run())", **env)
-    assert server.requests == ([] if trouble in (None, refused) else ["HEAD"])
+    asked = [request.method for request in server.requests]
+    assert asked == ([] if trouble in (None, refused) else ["HEAD"])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     complaint = f"npresnet classify: can't fetch model.safetensors of timm/{NAME} ("
@@ -242,7 +166,7 @@ def test_a_failure_is_one_line_and_asked_for_once(python, server, photo, trouble
 
 @pytest.mark.slow
 def test_a_connection_that_drops_for_good(python, server, tmp_path):
-    server.behave = "dropping"
+    server.cdn_does = "drop"
     message = says(python(NO_WAITING + FETCH))
     assert message.startswith(f"DownloadError can't fetch model.safetensors of timm/{NAME} (")
     assert message.endswith(INSTEAD)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from hub_server import HubServer
+from hub_server import CLIENT, NAME, Client, HubServer, environment
 
 import npresnet
 from npresnet.variants import PRETRAINED, find_variant, split_revision
@@ -25,69 +25,8 @@ from npresnet.variants import PRETRAINED, find_variant, split_revision
 pytest.importorskip("huggingface_hub")
 pytestmark = pytest.mark.slow
 
-NAME = "resnetv2_18.ra4_e3600_r224_in1k"
 SMALL = safetensors.numpy.save({"a": np.arange(30_000, dtype=np.float32)})
 OTHER = safetensors.numpy.save({"a": np.ones(3, np.float32)})
-CLIENT = """
-import json, sys, time
-import huggingface_hub.constants
-from npresnet import hub, NpresnetError
-huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = 4096
-time.sleep = lambda seconds: None                                 # it waits between its attempts
-for line in sys.stdin:
-    try:
-        path, cached = hub.download(json.loads(line))
-        print(json.dumps([str(path), cached]), flush=True)
-    except (NpresnetError, ValueError) as error:
-        print(json.dumps([type(error).__name__, str(error)]), flush=True)
-"""
-
-
-class Client:
-    """A process that fetches models by name."""
-
-    def __init__(self, home: Path, server: HubServer, code: str = CLIENT, **env: str):
-        clean = {k: v for k, v in os.environ.items()
-                 if not k.lower().endswith("_proxy") and not k.startswith(("HF_", "NPRESNET_"))}
-        clean |= dict(HF_ENDPOINT=server.hub.url, HF_HOME=str(home), HF_HUB_DOWNLOAD_TIMEOUT="1",
-                      HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
-                      PYTHONPATH=str(Path(npresnet.__file__).parents[1]))
-        self.home, self.errors = home, home.with_suffix(".stderr")
-        self.process = subprocess.Popen([sys.executable, "-c", code], env=clean | env, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=self.errors.open("w"))
-
-    def fetch(self, name: str = NAME) -> list:
-        """[path, whether it was there already], or [the error's name, its message]."""
-        self.process.stdin.write(json.dumps(name) + "\n")
-        self.process.stdin.flush()
-        said = self.process.stdout.readline()
-        assert said, self.errors.read_text()
-        return json.loads(said)
-
-    def fails(self, name: str = NAME) -> str:
-        """The message of the DownloadError: one line that says what to do."""
-        kind, message = self.fetch(name)
-        print(message)
-        assert kind == "DownloadError" and message.isprintable() and len(message) < 600
-        assert message.startswith(f"can't fetch model.safetensors of timm/{name.partition('@')[0]}")
-        assert message.endswith(", or give a file of your own with weights= (--weights), or use "
-                                "the model 'demo', which needs no download")
-        assert self.left() == [], "something is left that looks whole"
-        assert self.errors.read_text() == "", "a failure is one line"
-        return message
-
-    def left(self) -> list[str]:
-        """Whole files in its cache."""
-        return [str(path) for path in self.home.rglob("*")
-                if path.is_file() and (path.parent.name == "blobs" or "snapshots" in path.parts)
-                and not path.name.endswith(".incomplete")]
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(30)
-
-
 @pytest.fixture(scope="module")
 def hub():
     server = HubServer()
@@ -307,9 +246,7 @@ def test_a_progress_bar_is_shown_at_a_terminal_and_nowhere_else(tmp_path, server
     client.fetch()
     client.close()
     assert client.errors.read_text() == ""
-    env = os.environ | dict(HF_ENDPOINT=server.hub.url, HF_HOME=str(tmp_path / "other"),
-                            HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1", TERM="xterm",
-                            PYTHONPATH=str(Path(npresnet.__file__).parents[1]))
+    env = environment(tmp_path / "other", server) | {"TERM": "xterm"}
     done = subprocess.run([sys.executable, "-c", CLIENT], input=json.dumps(NAME), env=env,
                           text=True, stderr=slave, stdout=subprocess.PIPE, timeout=60)
     os.close(slave)

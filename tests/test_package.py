@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -111,6 +112,15 @@ def test_public_names_exist_and_are_documented():
     with pytest.raises(AttributeError, match="nothing_like_it"):
         getattr(npresnet, "nothing_like_it")  # noqa: B009
     assert callable(npresnet.compare)
+
+
+def test_pyinstaller_finds_its_hook():
+    from npresnet._pyinstaller import get_hook_dirs
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pyinstaller40"] == {
+        "hook-dirs": "npresnet._pyinstaller:get_hook_dirs"}
+    folder, = get_hook_dirs()
+    assert [path.name for path in Path(folder).glob("hook-*.py")] == ["hook-npresnet.py"]
 
 
 def test_cuda_kernels_say_what_is_missing():

@@ -90,6 +90,26 @@ def test_a_large_sparse_file_that_does_not_fit_is_refused_by_its_header(tmp_path
     assert more.startswith(f"{tmp_path}/more: missing tensor head.fc.weight")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc what is in memory")
+def test_a_fitting_tensor_too_large_for_the_memory(tmp_path):
+    """The number of classes is the file's own affair."""
+    shapes = build_graph(VARIANTS["resnetv2_18"]).parameter_shapes()
+    classes = SPARSE // 2 // 512 - 2**14
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        kind, item = ("I64", 8) if name.endswith("tracked") else ("F16", 2)
+        own = (classes, *shape[1:]) if name.startswith("head.fc.") else shape
+        end = at + item * int(np.prod(own))
+        header[name] = entry(kind, own, at, end)
+        at = end
+    path = sparse(tmp_path / "a", header, at)
+    done = subprocess.run([sys.executable, "-c", WITHIN_HALF_A_GIGABYTE, path], timeout=60,
+                          capture_output=True, text=True)
+    print(done.stdout, done.stderr)
+    want = f"{path}: not enough memory for a tensor of {classes * 512:,} numbers\n"
+    assert done.stdout == want
+
+
 @pytest.mark.parametrize("spoil, found", [
     (lambda s: s.pop("head.fc.bias"), "missing tensor head.fc.bias"),
     (lambda s: s.update(more=X), "unexpected tensor more"),
