@@ -79,8 +79,9 @@ def multiply_adds(name: str) -> int:
     from ..graph import build_graph
     from ..loading import find_source
     from ..summary import summarise
+    from ..variants import split_revision
 
-    variant, cfg, _ = find_source(name, False, None)
+    variant, cfg, _ = find_source(split_revision(name)[0], False, None)
     graph = build_graph(variant, num_classes=cfg["num_classes"])
     return summarise(graph, cfg["input_size"], graph.last).macs
 
