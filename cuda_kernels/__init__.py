@@ -13,8 +13,13 @@ Importing this package is cheap and works without numba-cuda. None of it has bee
 """
 from __future__ import annotations
 
+import ctypes
+import os
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import NamedTuple
+
+DRIVERS = ("libcuda.so.1", "libcuda.so", "/usr/lib/libcuda.so", "/usr/lib64/libcuda.so", "nvcuda.dll")
 
 
 class Availability(NamedTuple):
@@ -30,6 +35,8 @@ def is_available() -> Availability:
     """Look for the `numba_cuda` package, an NVIDIA driver and a device of compute capability 7.5 or newer. Never raises."""
     if find_spec("numba_cuda") is None:
         return Availability(False, "the package numba-cuda is not installed: pip install 'numba-cuda[cu13]' (or [cu12])")
+    if not has_driver():
+        return Availability(False, "there is no NVIDIA driver on this machine")
     try:
         from .backend import SIMULATOR, cuda
         if not cuda.is_available():
@@ -44,6 +51,18 @@ def is_available() -> Availability:
     if capability < (7, 5):
         return Availability(False, f"{name} has compute capability {capability[0]}.{capability[1]}; 7.5 or newer is needed")
     return Availability(True, f"{name}, compute capability {capability[0]}.{capability[1]}")
+
+
+def has_driver() -> bool:
+    """Whether there may be a driver: looking for its library takes no time, and importing numba-cuda to ask it half a second. True if
+    that is told to look elsewhere, or to simulate."""
+    if os.environ.get("NUMBA_CUDA_DRIVER") or os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0":
+        return True
+    for name in DRIVERS:
+        with suppress(OSError):
+            ctypes.CDLL(name)
+            return True
+    return False
 
 
 def check_available() -> None:

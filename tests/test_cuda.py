@@ -18,6 +18,7 @@ import pytest
 from helpers import slow_unless
 
 import npresnet
+import cuda_kernels
 from cuda_kernels import is_available
 from npresnet.errors import DeviceError, MissingDependencyError
 from npresnet.variants import VARIANTS
@@ -143,11 +144,27 @@ def test_a_runner_without_a_gpu_says_why():
 def test_devices_that_are_too_old(capability, usable, monkeypatch):
     from numba import cuda
     device = SimpleNamespace(name=b"GPU", compute_capability=capability)
+    monkeypatch.setattr(cuda_kernels, "has_driver", lambda: True)
     monkeypatch.setattr(cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "get_current_device", lambda: device)
     found = is_available()
     assert bool(found) == usable
     assert ("7.5 or newer" in found.reason) != usable and "GPU" in found.reason
+
+
+@no_gpu
+def test_a_driver_is_looked_for_before_numba_cuda_is_imported(monkeypatch):
+    """Which takes it half a second, where there is none in most cases."""
+    monkeypatch.delenv("NUMBA_CUDA_DRIVER", raising=False)
+    monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
+    monkeypatch.setattr(cuda_kernels, "DRIVERS", ("libnothing.so",))
+    monkeypatch.setitem(sys.modules, "cuda_kernels.backend", None)
+    assert not is_available()
+    monkeypatch.setattr(cuda_kernels, "DRIVERS", ("libnothing.so", "libc.so.6"))
+    assert cuda_kernels.has_driver()
+    monkeypatch.setattr(cuda_kernels, "DRIVERS", ())
+    monkeypatch.setenv("NUMBA_CUDA_DRIVER", "/elsewhere/libcuda.so")
+    assert cuda_kernels.has_driver()
 
 
 @needs_numba_cuda
