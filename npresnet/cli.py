@@ -20,7 +20,7 @@ from .errors import BackendWarning, MissingDependencyError, NpresnetError, print
 from .version import __version__
 
 COMMANDS = ("classify", "embed", "features", "validate", "explain", "summary", "models", "compare",
-            "bench", "download", "warmup")                        # files of commands/
+            "bench", "download", "warmup", "completion")          # files of commands/
 
 STAND_INS = {"─": "-", "×": "x", "…": "...", "±": "+-", "–": "-", "Δ": "delta", "≤": "<="}
 

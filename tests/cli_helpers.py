@@ -12,7 +12,7 @@ from npresnet import Predictor
 from npresnet.cli import main
 
 COMMANDS = ["classify", "embed", "features", "validate", "explain", "summary", "models", "compare",
-            "bench", "download", "warmup"]
+            "bench", "download", "warmup", "completion"]
 DECIDING = ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONUTF8", "NPRESNET_BACKEND")
 
 

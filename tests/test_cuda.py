@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import pytest
 from helpers import slow_unless
 
-import npresnet
 import cuda_kernels
+import npresnet
 from cuda_kernels import is_available
 from npresnet.errors import DeviceError, MissingDependencyError
 from npresnet.variants import VARIANTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -131,26 +132,51 @@ def test_cuda_kernels_say_what_is_missing():
 
 
 @pytest.mark.slow
-def test_readme_python_runs(tmp_path, monkeypatch, capsys):
-    """Every Python block, in order, in one namespace.
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+def test_readme_examples_run(tmp_path, monkeypatch, capsys):
+    """Every Python block in one namespace and every command, in the order in which they stand.
 
     Only the download is replaced, by random weights of the same names and shapes.
     """
+    pytest.importorskip("sklearn")
     weights = tmp_path / "model.safetensors"
     npresnet.create_model("resnetv2_50", seed=1).save(weights)
     monkeypatch.setattr("npresnet.hub.fetch", lambda architecture, tag, revision: weights)
-    monkeypatch.chdir(ROOT / "tutorials")
+    photo = ROOT / "tutorials" / "photo.jpg"
+    for name in ("photo.jpg", "holiday/dog.jpg", "holiday/cat.jpg", "val/n01440764/fish.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, tmp_path / name)
+    script = tmp_path / "bin" / "npresnet"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m npresnet \"$@\"\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    library = [block for block in blocks("python") if "pdb" not in block]
-    assert len(library) == 4
-    for block in library:
+    ran = {"python": 0, "bash": 0}
+    for language, block in re.findall(r"```(python|bash)\n(.*?)```", README, re.S):
+        if "pdb" in block:
+            continue
+        ran[language] += 1
+        if language == "bash":
+            done = subprocess.run(["sh", "-e", "-c", block], capture_output=True, text=True)
+            assert done.returncode == 0, (block, done.stderr)
+            continue
         exec(compile(block, "README.md", "exec"), names)
+        out = capsys.readouterr().out
         for shape in re.findall(r"print\(o.shape\) +# (.*)", block):
-            assert capsys.readouterr().out.split("\n")[:-1] == re.findall(r"\(.*?\)", shape)
+            assert out.split("\n")[:-1] == re.findall(r"\(.*?\)", shape)
+        if "Predictor" in block:
+            assert out == "photo.jpg tench, Tinca tinca\nno.jpg no.jpg: no such file\n"
+    assert ran == {"python": 8, "bash": 5}
     assert names["output"].shape == (1, 1000) and names["output"].dtype == np.float32
     assert names["top5_class_indices"].shape == (1, 5)
     assert names["embedding"].shape == (1, 2048) and names["features"].shape == (1, 2048, 7, 7)
     assert names["layers"]["stages.0.blocks.0.norm1"].shape == (1, 16, 40, 40)
+    assert names["likeness"][0] == pytest.approx(1, abs=1e-6)
+    made = ["classes.csv", "holiday.npz", "maps.npz", "heat.png", "maps"]
+    assert all((tmp_path / name).exists() for name in made)
 
 
 def test_readme_script_stops_in_the_forward_pass():
