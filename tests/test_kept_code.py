@@ -84,6 +84,15 @@ def test_it_is_for_this_user_alone(place):
 
 
 @posix
+def test_in_a_chosen_folder_it_is_for_all_to_read(place, monkeypatch):
+    """An image for containers is built by one user and run by another."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(place.parent))
+    kept().save(KEY, CODE)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o755
+    assert stat.S_IMODE(only_file(place).stat().st_mode) == 0o644
+
+
+@posix
 @pytest.mark.parametrize("mode", [0o770, 0o702])
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_what_others_may_write_to_is_not_read(place, mode, what, monkeypatch, tmp_path):

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     model = create_model("demo", backend="numba")
-    model(np.zeros((1, 3, 32, 32), np.float32))
+    model(np.zeros((1, 3, 160, 160), np.float32))                 # large enough for all algorithms
     seconds = time.perf_counter() - start
     kept = str(folder()) if compiled_code_is_kept() else None
     if args.json:

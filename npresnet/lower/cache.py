@@ -48,10 +48,15 @@ def folder() -> Path:
     return Path(xdg if os.path.isabs(xdg) else home / ".cache", "npresnet")
 
 
+def is_chosen() -> bool:
+    """Whether the folder is of the user's own choice, who then answers for what lies in it."""
+    return bool(os.environ.get("NUMBA_CACHE_DIR"))
+
+
 def is_own(status: os.stat_result) -> bool:
     """Whether a file or folder is this user's, and nobody else may write to it; or the user has
     chosen the folder. On Windows a user's folders are."""
-    if os.environ.get("NUMBA_CACHE_DIR") or not hasattr(os, "geteuid"):
+    if is_chosen() or not hasattr(os, "geteuid"):
         return True
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
@@ -137,7 +142,7 @@ class KeptCode:
         content = self.dumps((self.version, key, code))
         path = self.path(key)
         with suppress(OSError):
-            os.makedirs(path.parent, 0o700, exist_ok=True)
+            os.makedirs(path.parent, 0o755 if is_chosen() else 0o700, exist_ok=True)
             if is_own(os.stat(path.parent)):
                 _write(path, MARK + hashlib.sha256(content).digest() + content)
                 tidy(path.parent, self.name)
@@ -174,13 +179,17 @@ class Locator:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file for this user alone. Raises OSError, and leaves nothing behind then."""
+    """Write a file for this user alone, or in a chosen folder for all to read: an image for
+    containers is built by one user and run by another. Raises OSError, and leaves nothing behind
+    then."""
     import tempfile  # which takes long to import
 
     handle, new = tempfile.mkstemp(".tmp", dir=path.parent)
     try:
         with open(handle, "wb") as file:
             file.write(content)
+        if is_chosen():
+            os.chmod(new, 0o644)
         os.replace(new, path)
     except BaseException:
         with suppress(OSError):
