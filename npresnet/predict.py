@@ -9,7 +9,6 @@ Axes: N pictures, K classes, D numbers of an embedding, C channels, P×Q pixels 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -98,7 +97,6 @@ class Predictor:
         self.workers = workers or default_threads()
         self._source, self._options = model, options
         self._loaded: _Loaded | None = None
-        self._loading = threading.Lock()
         self._check(self.model)
 
     @property
@@ -158,19 +156,22 @@ class Predictor:
     # --- inside -----------------------------------------------------------------------------------
 
     def _load(self) -> _Loaded:
-        with self._loading:
-            if self._loaded is None:
-                model = self._source
-                if not isinstance(model, ResNetV2):
-                    trained = model == DEMO.name or self._options.get("weights") is not None
-                    model = create_model(model, **{"pretrained": not trained} | self._options)
-                config = resolve_model_data_config(model, use_test_size=self.test_size)
-                self._loaded = _Loaded(model, create_transform(**config), model_labels(model))
-            return self._loaded
+        loaded = self._loaded
+        if loaded is None:                # where it was unpickled; of several threads, one's remains
+            model = self._source
+            if not isinstance(model, ResNetV2):
+                trained = model == DEMO.name or self._options.get("weights") is not None
+                model = create_model(model, **{"pretrained": not trained} | self._options)
+            config = resolve_model_data_config(model, use_test_size=self.test_size)
+            loaded = _Loaded(model, create_transform(**config), model_labels(model))
+            self._loaded = loaded
+        return loaded
 
     def _check(self, model: ResNetV2) -> None:
         """Raise ValueError if `model` can't give the output."""
         classifies = bool(model.num_classes and model.global_pool)
+        if model.in_chans != 3:
+            raise ValueError(f"pictures have 3 channels, the model takes {model.in_chans}")
         if model.features_only and self.output != "features":
             raise ValueError(f"a model made with features_only=True gives no {self.output}")
         if self.output in ("topk", "probabilities", "logits") and not classifies:
@@ -237,8 +238,8 @@ class Predictor:
             return [dict(zip(paths, each)) for each in zip(*maps)]
         y = maps[0].reshape(maps[0].shape[:2]) if model.global_pool else maps[0]     # (N, K)
         if self.output == "embedding" and self.normalize:
-            norm = np.sqrt(np.sum(y * y, axis=1, keepdims=True, dtype=np.float64))
-            y = (y / np.maximum(norm, 1e-12)).astype(np.float32)
+            norm = np.linalg.norm(y.astype(np.float64), axis=1, keepdims=True)      # (N, 1)
+            y = (y / np.where(norm > 0, norm, 1)).astype(np.float32)
         if self.output in ("topk", "probabilities"):
             y = softmax(y)
         bad = [not np.isfinite(each).all() for each in y]
@@ -269,19 +270,17 @@ class Predictor:
                 label=as_objects([[each.label for each in row] for row in rows]),
                 probability=np.array([[p.probability for p in row] for row in rows], np.float32),
                 error=errors)
+        model, transform, _ = self._load()
+        shapes = model.graph.shapes(*transform.size)
         if self.output == "features":
-            paths = self._paths(self.model)
-            return {path: stack([value and value[path] for value in values])
-                    for path in paths} | {"error": errors}
-        return {self.output: stack(values), "error": errors}
+            return {path: stack([value and value[path] for value in values], shapes[path])
+                    for path in self._paths(model)} | {"error": errors}
+        path, = self._paths(model)
+        shape = shapes[path][:1] if model.global_pool else shapes[path]
+        return {self.output: stack(values, shape), "error": errors}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items()
-                if name not in ("_loaded", "_loading")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._loaded, self._loading = None, threading.Lock()
+        return self.__dict__ | dict(_loaded=None)
 
 
 class _Loaded(NamedTuple):
@@ -305,10 +304,10 @@ def as_objects(values: Sequence[Any]) -> np.ndarray:
     return column
 
 
-def stack(values: Sequence[np.ndarray | None]) -> np.ndarray:
-    """(N, …) float32: NaN where there is no value. Values of several shapes: (N,) of objects."""
-    shapes = {value.shape for value in values if value is not None}
-    if len(shapes) != 1:
-        return as_objects(values)
-    nothing = np.full(shapes.pop(), np.nan, np.float32)
-    return np.stack([nothing if value is None else value for value in values])
+def stack(values: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray:
+    """(N, *shape) float32, NaN where there is no value."""
+    column = np.full((len(values), *shape), np.nan, np.float32)
+    for row, value in zip(column, values):
+        if value is not None:
+            row[...] = value
+    return column

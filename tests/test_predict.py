@@ -154,6 +154,7 @@ def test_none_at_all():
     (dict(normalize=True), "output='embedding'"), (dict(num_classes=0), "without a classifier"),
     (dict(output="features", layers=["norm1"]), "there is no layer 'norm1'"),
     (dict(output="logits", features_only=True), "features_only"),
+    (dict(in_chans=1), "pictures have 3 channels, the model takes 1"),
 ])
 def test_bad_arguments(options, match):
     with pytest.raises(ValueError, match=match):
@@ -196,6 +197,9 @@ def test_columns_in_columns_out(files, output, column):
     want = [answer.value for answer in predictor.stream([files[0], files[2]])]
     np.testing.assert_array_equal(results[column][[0, 2]], want)
     assert np.isnan(results[column][1]).all() and results[column].dtype == np.float32
+    none = predictor({"image": ["missing", "too"]})[column]       # as wide as ever
+    assert none.shape == (2, *results[column].shape[1:]) and np.isnan(none).all()
+    assert predictor({"image": []})[column].shape == (0, *results[column].shape[1:])
     assert results["error"].tolist() == [None, "missing: no such file", None]
 
 
@@ -209,6 +213,7 @@ def test_columns_of_classes(files):
     assert results["probability"].shape == (2, 2) and np.isnan(results["probability"][1]).all()
     features = Predictor("demo", output="features", layers=["norm"], backend="numpy")
     assert features({"image": files})["norm"].shape == (7, 512, 5, 5)
+    assert np.isnan(features({"image": ["missing"]})["norm"]).sum() == 512 * 25
 
 
 def test_a_column_of_arrays(files):
