@@ -159,9 +159,9 @@ def choose_backend(name: str) -> str:
 def choose_backends(name: str) -> tuple[str, ...]:
     """As `choose_backend`, and behind it what can take its place if it turns out not to load."""
     if name == "auto":
-        name = os.environ.get("NPRESNET_BACKEND", "")
-    if not name:
-        return _first_that_can_run()
+        name = os.environ.get("NPRESNET_BACKEND") or name
+        if name == "auto":
+            return _first_that_can_run()
     if name not in BACKENDS:
         raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(BACKENDS)}")
     BACKENDS[name].check_available()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ class Held:
     def _make(self) -> tuple[str, Backend]:
         if self.made is None:
             apart(self._make_once)
-            while self.notices:
+        if self.notices:
+            with suppress(IndexError):                            # another thread says it
                 warnings.warn(self.notices.pop(), BackendWarning, stacklevel=4)
         assert self.made
         return self.made

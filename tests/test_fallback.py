@@ -115,6 +115,13 @@ def test_num_threads_goes_with_what_may_be_the_reference(monkeypatch, pictures):
     check_reference(model, pictures)
 
 
+def test_no_name_is_no_choice(monkeypatch):
+    with pytest.raises(ValueError, match="unknown backend ''"):
+        npresnet.create_model("demo", backend="")
+    monkeypatch.setenv("NPRESNET_BACKEND", "auto")
+    assert backend.choose_backends("auto") == ("numba", "numpy")
+
+
 def test_a_simulated_gpu_is_chosen_by_nobody(monkeypatch):
     monkeypatch.setattr("cuda_kernels.check_available", lambda: None)
     assert backend.choose_backend("auto") == "numba"
