@@ -6,11 +6,14 @@ import gc
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 import weakref
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from npresnet.fast.engine import Engine
 from npresnet.lower import crew as crew_module
 from npresnet.lower.crew import Crew, apart
 
+ROOT = Path(__file__).resolve().parents[1]
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
@@ -282,3 +286,33 @@ def test_a_fork_waits_for_what_is_being_made():
     assert in_a_child(lambda: made and apart(lambda: 5) == 5) == 0
     thread.join(60)
     assert apart(lambda: 6) == 6
+
+
+IMPORTING = """
+import os, threading, time
+from npresnet.lower.crew import apart
+
+begun = threading.Event()
+
+def load():
+    begun.set()
+    time.sleep(0.5)
+    import concurrent.futures.thread
+    import logging
+
+thread = threading.Thread(target=apart, args=(load,))
+thread.start()
+begun.wait(60)
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    thread.join(60)
+"""
+
+
+@forks
+def test_a_fork_while_modules_are_imported_is_silent():
+    env = os.environ | dict(PYTHONPATH=str(ROOT), PYTHONWARNINGS="ignore")
+    done = subprocess.run([sys.executable, "-c", IMPORTING], env=env, capture_output=True,
+                          text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -76,6 +76,14 @@ def test_what_was_saved_is_loaded(place):
     assert code.load(KEY) == "anew" and only_file(place)
 
 
+@pytest.mark.parametrize("other, key", [("0.69", KEY), ("0.68.1", (*KEY, "another"))])
+def test_a_file_says_itself_what_it_is_of(place, other, key):
+    """Its name is only a digest of that."""
+    kept().save(KEY, CODE)
+    only_file(place).rename(kept(version=other).path(key))
+    assert kept(version=other).load(key) is None
+
+
 @posix
 def test_it_is_for_this_user_alone(place):
     kept().save(KEY, CODE)

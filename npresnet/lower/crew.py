@@ -16,6 +16,7 @@ which a fork waits.
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401  (see `_before_fork`)
 import os
 import threading
 from _thread import start_new_thread
@@ -209,6 +210,8 @@ def _help(tasks: SimpleQueue, answers: SimpleQueue) -> None:
 
 
 def _before_fork() -> None:
+    """Modules that lock something of theirs here, and so does `logging`, have to be imported by
+    now: they would release what they haven't locked if they came while this waits."""
     MAKING.acquire()
 
 
