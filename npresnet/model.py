@@ -289,9 +289,9 @@ def create_model(name: str, *, pretrained: bool = False,
         weights for 3 are adapted as timm does.
     output_stride: 32, 16 or 8: keep more pixels in the last stages by dilating their kernels.
     backend: "numpy" is the reference, "numba" the fast engine (its first use on a machine compiles
-        for some seconds), "cuda" runs on a GPU (extra `cuda`); "auto" takes the environment
-        variable NPRESNET_BACKEND, else "cuda" where that can run, else "numba", else, with a
-        warning, "numpy".
+        for some seconds, into the user's cache folder or NUMBA_CACHE_DIR), "cuda" runs on a GPU
+        (extra `cuda`); "auto" takes the environment variable NPRESNET_BACKEND, else "cuda" where
+        that can run, else "numba", else, with a warning, "numpy".
     exact: no Winograd convolutions, which the numba backend uses where they are faster; the others
         never do.
     num_threads: of the numba backend, default NUMBA_NUM_THREADS, else the least of OMP_NUM_THREADS,
