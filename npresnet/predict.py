@@ -157,7 +157,7 @@ class Predictor:
 
     def _load(self) -> _Loaded:
         loaded = self._loaded
-        if loaded is None:                # where it was unpickled; of several threads, one's remains
+        if loaded is None:                # unpickled; of several threads' models one remains
             model = self._source
             if not isinstance(model, ResNetV2):
                 trained = model == DEMO.name or self._options.get("weights") is not None
