@@ -133,10 +133,11 @@ class Predictor:
         This is what Ray Data's `map_batches`, Dask's `map_partitions` and Spark's
         `predict_batch_udf` call. columns: a mapping from names to columns of N, or a pandas
         DataFrame; the one called `self.column` ("image") holds pictures.
-        The new columns, one row a picture: "error" (None, or text), and for "topk" "index" (N, top)
-        int64, "wnid" and "label" (lists of text), "probability" (N, top) float32; for
-        "probabilities", "logits" and "embedding" one of that name, (N, K) or (N, D) float32; for
-        "features" one for each layer. A picture with an error has NaN there, and the index −1.
+        The new columns, one row a picture: "error" (text, empty if there is none), and for "topk"
+        "index" (N, top) int64, "wnid" and "label" (lists of text), "probability" (N, top) float32;
+        for "probabilities", "logits" and "embedding" one of that name, (N, K) or (N, D) float32;
+        for "features" one for each layer. A picture with an error has NaN there, the index −1 and
+        empty texts: types and shapes are the same in every batch, whatever is in it.
         """
         if not (isinstance(columns, Mapping) or hasattr(columns, "assign")):
             raise TypeError(f"expected columns by name, such as {{{self.column!r}: pictures}}, got "
@@ -147,7 +148,7 @@ class Predictor:
         answers = list(self.stream(iter(columns[self.column]), batch_size=batch_size))
         results = self._columns(answers)
         if hasattr(columns, "assign"):                            # a table has flat columns alone
-            return columns.assign(**{name: list(column) for name, column in results.items()})
+            return columns.assign(**{name: as_objects(column) for name, column in results.items()})
         return {**columns, **results}
 
     def __repr__(self) -> str:
@@ -258,25 +259,24 @@ class Predictor:
 
     def _columns(self, answers: list[Answer]) -> dict[str, np.ndarray]:
         """Answers as columns."""
-        errors = as_objects([answer.error for answer in answers])
+        model, transform, _ = self._load()
         values = [answer.value for answer in answers]
+        errors = as_objects([answer.error or "" for answer in answers])
         if self.output == "topk":
-            width = min(self.top, self.model.num_classes)
-            none = [Prediction(-1, None, "", float("nan"))] * width
-            rows = [none if value is None else value for value in values]
+            width = min(self.top, model.num_classes)
+            rows = [value or [Prediction(-1, None, "", np.nan)] * width for value in values]
+            index = np.array([[each.index for each in row] for row in rows], np.int64)
+            p = np.array([[each.probability for each in row] for row in rows], np.float32)
             return dict(
-                index=np.array([[each.index for each in row] for row in rows], np.int64),
+                index=index.reshape(-1, width),                   # (N, top), even if N is 0
                 wnid=as_objects([[each.wnid or "" for each in row] for row in rows]),
                 label=as_objects([[each.label for each in row] for row in rows]),
-                probability=np.array([[p.probability for p in row] for row in rows], np.float32),
-                error=errors)
-        model, transform, _ = self._load()
-        shapes = model.graph.shapes(*transform.size)
+                probability=p.reshape(-1, width), error=errors)
+        paths, shapes = self._paths(model), model.graph.shapes(*transform.size)
         if self.output == "features":
             return {path: stack([value and value[path] for value in values], shapes[path])
-                    for path in self._paths(model)} | {"error": errors}
-        path, = self._paths(model)
-        shape = shapes[path][:1] if model.global_pool else shapes[path]
+                    for path in paths} | {"error": errors}
+        shape = shapes[paths[0]][:1 if model.global_pool else 3]
         return {self.output: stack(values, shape), "error": errors}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -296,7 +296,7 @@ def check_many(pictures: Any) -> None:
                         "put it in a list")
 
 
-def as_objects(values: Sequence[Any]) -> np.ndarray:
+def as_objects(values: Sequence[Any] | np.ndarray) -> np.ndarray:
     """(N,) of any objects; NumPy alone would make a table of lists of one length."""
     column = np.empty(len(values), object)
     for i, value in enumerate(values):

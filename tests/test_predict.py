@@ -200,7 +200,7 @@ def test_columns_in_columns_out(files, output, column):
     none = predictor({"image": ["missing", "too"]})[column]       # as wide as ever
     assert none.shape == (2, *results[column].shape[1:]) and np.isnan(none).all()
     assert predictor({"image": []})[column].shape == (0, *results[column].shape[1:])
-    assert results["error"].tolist() == [None, "missing: no such file", None]
+    assert results["error"].tolist() == ["", "missing: no such file", ""]
 
 
 def test_columns_of_classes(files):
