@@ -17,7 +17,7 @@ from npresnet import ImageError, load_image
 NAME = "pictures"
 LIMIT = 2**20                                                     # pixels; Pillow's is 89 million
 # Peak memory of a case: a constant, for pictures of up to LIMIT pixels, and a multiple of the file.
-CONSTANT, MULTIPLE = 160 << 20, 100
+CONSTANT, MULTIPLE = 64 << 20, 100
 WIDTH, HEIGHT = 37, 29                                            # of the sound ones
 
 

@@ -20,7 +20,7 @@ from npresnet.variants import BASIC, VARIANTS, Variant
 NAME = "weights"
 TINY = Variant("fuzz", (1, 1, 1, 1), BASIC, width=1 / 64)          # 8 channels everywhere
 # Peak memory of a case: a constant, and a multiple of the file's length.
-CONSTANT, MULTIPLE = 48 << 20, 40
+CONSTANT, MULTIPLE = 24 << 20, 40
 # Where npresnet refuses what the safetensors library takes, it has to say one of these.
 STRICTER = ("a name stands twice", "expected float32, float16", "can't be an array",
             "its header is no")
