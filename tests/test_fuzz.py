@@ -99,6 +99,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
         fuzz.main(["--cases", "1", "--seed", "1", "--checkpoint", str(checkpoint)])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")         # old formats, new Pillow
 @pytest.mark.parametrize("module", [fuzz_weights, fuzz_pictures], ids=lambda m: m.NAME)
 def test_a_case_is_the_same_again_and_sound_seeds_are_taken(tmp_path, module):
     seeds = module.prepare()
