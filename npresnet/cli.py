@@ -105,6 +105,6 @@ def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
                                     epilog="\n".join(map("example: {}".format, command.EXAMPLES)),
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
         sub.add_argument("--json", action="store_true", help="print JSON instead of text")
-        sub.set_defaults(run=command.run)
+        sub.set_defaults(run=command.run, whole=build_parser)
         command.add_options(sub)
     return parser

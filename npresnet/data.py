@@ -150,12 +150,17 @@ class EvalTransform:
             raise ValueError(f"expected a picture of {len(self.mean)} bands with 8 bits each, "
                              f"got mode {image.mode!r}; convert it with image.convert('RGB')")
         pixels = np.asarray(self.crop(image)).reshape(*self.size, bands)    # (H, W, C) uint8
-        pixels = pixels.transpose(2, 0, 1)                                  # (C, H, W)
-        if not self.normalize:
-            return np.ascontiguousarray(pixels)
-        x = np.ascontiguousarray(pixels, np.float32) / np.float32(255)      # (C, H, W) in [0, 1]
+        pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))            # (C, H, W) uint8
+        return self.scale(pixels) if self.normalize else pixels
+
+    def scale(self, pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Pixels (C, H, W) uint8, as the transform gives them without `normalize` → the network's
+        input (C, H, W) float32: (pixel / 255 − mean) / std, into `out` if that is given."""
+        x: np.ndarray = np.divide(pixels, np.float32(255), out=out, dtype=np.float32)
         mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
-        return (x - mean) / std                                             # (C, H, W)
+        x -= mean
+        x /= std
+        return x
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The picture resized and cut to `size`: what the network sees, before any arithmetic.

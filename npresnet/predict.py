@@ -8,13 +8,16 @@ Axes: N pictures, K classes, D numbers of an embedding, C channels, P×Q pixels 
 """
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .ahead import ReadAhead
+from .columns import as_objects, stack
 from .data import EvalTransform, create_transform, resolve_model_data_config
 from .errors import ImageError
 from .images import load_image
@@ -25,6 +28,7 @@ from .ops import softmax, topk
 from .sources import name_of
 from .variants import DEMO
 
+HELD = 32 * 2**20                                                 # bytes of pixels read ahead
 OUTPUTS = ("topk", "probabilities", "logits", "embedding", "features")
 
 
@@ -112,9 +116,9 @@ class Predictor:
     def stream(self, pictures: Iterable[Any], *, batch_size: int = 32) -> Iterator[Answer]:
         """An `Answer` for each of `pictures`, in order, as they are computed.
 
-        pictures: anything that `load_image` takes, in any iterable; it is asked for the next ones
-        while the first are computed, and at most 2 · batch_size + workers of them are held.
-        They are decoded and resized in threads of their own, and computed `batch_size` at once.
+        pictures: anything that `load_image` takes, in any iterable. They are decoded and resized
+        in threads of their own, which go on while others are computed, `batch_size` at once. At
+        most 2 · batch_size + workers of them are held, or as many as 32 MB of pixels are.
         A picture that can't be read is answered with its error; the others don't notice.
         """
         check_many(pictures)
@@ -164,7 +168,9 @@ class Predictor:
                 trained = model == DEMO.name or self._options.get("weights") is not None
                 model = create_model(model, **{"pretrained": not trained} | self._options)
             config = resolve_model_data_config(model, use_test_size=self.test_size)
-            loaded = _Loaded(model, create_transform(**config), model_labels(model))
+            transform = create_transform(**config)
+            loaded = _Loaded(model, transform, replace(transform, normalize=False),
+                             model_labels(model))
             self._loaded = loaded
         return loaded
 
@@ -185,8 +191,11 @@ class Predictor:
                                  "model.summary() lists them")
 
     def _read(self, source: Any) -> np.ndarray | str:
-        """The network's input (C, H, W) float32, or what is wrong with the picture."""
-        transform = self._load().transform
+        """The pixels (C, H, W) uint8 that the network sees, or what is wrong with the picture.
+
+        Numbers for the network are made of them later: they take four times the memory.
+        """
+        transform = self._load().pixels
         draft = transform.draft_size if self.draft else None
         try:
             image = load_image(source, draft=draft)
@@ -200,25 +209,31 @@ class Predictor:
             return f"{name_of(source)}: needs more memory than there is; make it smaller"
 
     def _inputs(self, pictures: Iterable[Any]) -> Iterator[Answer]:
+        scale = self.transform.scale
         with ReadAhead(pictures, self._read, workers=self.workers, limit=self.workers) as reader:
             while each := reader.take(1):
-                (source, x), = each
-                yield Answer(source, None, x) if isinstance(x, str) else Answer(source, x, None)
+                (source, read), = each
+                if isinstance(read, str):
+                    yield Answer(source, None, read)
+                else:
+                    yield Answer(source, scale(read), None)
 
     def _stream(self, pictures: Iterable[Any], batch_size: int) -> Iterator[Answer]:
-        self._load()
-        ahead = 2 * batch_size + self.workers
+        ahead = max(2 * batch_size + self.workers, HELD // (3 * math.prod(self.transform.size)))
         with ReadAhead(pictures, self._read, workers=self.workers, limit=ahead) as reader:
             while batch := reader.take(batch_size):
                 yield from self._answer(batch)
 
     def _answer(self, batch: list[tuple[Any, np.ndarray | str]]) -> Iterator[Answer]:
         """Answers to pictures that were read."""
-        inputs = [x for _, x in batch if not isinstance(x, str)]
-        values = iter(self._compute(np.stack(inputs)) if inputs else ())
-        for source, x in batch:
-            if isinstance(x, str):
-                yield Answer(source, None, x)
+        pixels = [read for _, read in batch if not isinstance(read, str)]
+        x = np.empty((len(pixels), 3, *self.transform.size), np.float32)            # (N, C, H, W)
+        for own, each in zip(x, pixels):
+            self.transform.scale(each, out=own)
+        values = iter(self._compute(x) if pixels else ())
+        for source, read in batch:
+            if isinstance(read, str):
+                yield Answer(source, None, read)
             elif (value := next(values)) is None:
                 yield Answer(source, None, f"{name_of(source)}: the weights are finite, but what "
                                            "they make of this picture is not")
@@ -227,7 +242,7 @@ class Predictor:
 
     def _compute(self, x: np.ndarray) -> list[Any]:
         """A value for each picture of x (N, C, H, W); None where it isn't finite."""
-        model, _, labels = self._load()
+        model, labels = self.model, self._load().labels
         paths = self._paths(model)
         try:
             maps = model._engine.maps(x, paths)                   # each (N, K, P, Q)
@@ -259,7 +274,7 @@ class Predictor:
 
     def _columns(self, answers: list[Answer]) -> dict[str, np.ndarray]:
         """Answers as columns."""
-        model, transform, _ = self._load()
+        model, transform = self.model, self.transform
         values = [answer.value for answer in answers]
         errors = as_objects([answer.error or "" for answer in answers])
         if self.output == "topk":
@@ -286,6 +301,7 @@ class Predictor:
 class _Loaded(NamedTuple):
     model: ResNetV2
     transform: EvalTransform
+    pixels: EvalTransform                                         # the same, without arithmetic
     labels: tuple[Label, ...]
 
 
@@ -294,20 +310,3 @@ def check_many(pictures: Any) -> None:
     if isinstance(pictures, (str, bytes, bytearray, os.PathLike)) or hasattr(pictures, "read"):
         raise TypeError(f"expected many pictures, got one {type(pictures).__name__}: "
                         "put it in a list")
-
-
-def as_objects(values: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """(N,) of any objects; NumPy alone would make a table of lists of one length."""
-    column = np.empty(len(values), object)
-    for i, value in enumerate(values):
-        column[i] = value
-    return column
-
-
-def stack(values: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> np.ndarray:
-    """(N, *shape) float32, NaN where there is no value."""
-    column = np.full((len(values), *shape), np.nan, np.float32)
-    for row, value in zip(column, values):
-        if value is not None:
-            row[...] = value
-    return column

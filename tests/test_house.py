@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a file imports from its own floor or from those below it.
-FLOORS = [["errors", "table", "version", "ahead", "_pyinstaller"], ["ops"], ["variants"],
+FLOORS = [["errors", "table", "version", "ahead", "columns", "_pyinstaller"], ["ops"], ["variants"],
           ["graph", "network"], ["tensor_files"], ["weights"], ["lower"], ["backend"],
           ["fast", "reference"], ["sources"], ["images"], ["labels", "data", "demo"], ["hub"],
           ["loading"], ["summary", "instruments.comparison", "instruments.accuracy"], ["held"],

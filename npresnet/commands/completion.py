@@ -27,13 +27,11 @@ def run(args: argparse.Namespace) -> int:
                                      "pip install \"npresnet[completion]\"")
     import shtab
 
-    from ..cli import build_parser
-
     if args.json:
         raise UsageError("a shell reads no JSON: leave --json out")
     if args.shell not in shtab.SUPPORTED_SHELLS:
         raise UsageError(f"this shtab knows {', '.join(shtab.SUPPORTED_SHELLS)}, not {args.shell}")
-    parser = build_parser()
+    parser = args.whole()
     for each in _parsers(parser):
         for action in each._actions:
             if action.metavar in FILES:

@@ -143,7 +143,8 @@ class Engine(Backend):
         if alone:
             plan = lambda: self._plan(size, paths, 1)
             own = self._ready(crew, (*size, threads, *paths, "alone"), lambda: [Ready(p, 1) for p in [plan()] for _ in range(threads)])
-            crew.together(lambda me: self._run_each(job, crew, own[me], x, range(me, alone, threads), paths, maps), threads)
+            dealt = iter(range(alone))                                    # who is held up takes fewer of them
+            crew.together(lambda me: self._run_each(job, crew, own[me], x, dealt, paths, maps), threads)
         self._run_each(job, crew, ready, x, range(alone, len(x)), paths, maps)
         return maps
 
