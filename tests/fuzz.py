@@ -6,9 +6,9 @@
 
 Each case is either taken, or refused with a WeightsError or an ImageError in one short line. What
 else there may be is a defect: another exception, the end of the process, a case that takes longer
-than 20 seconds, or more memory than the constant and the multiple of the file's length that
-`fuzz_weights.py` and `fuzz_pictures.py` state. A case is named by its kind and number, and is the
-same wherever the seed and the versions of the libraries are.
+than 20 seconds of the processor or 120 by the clock, or more memory than the constant and the
+multiple of the file's length that `fuzz_weights.py` and `fuzz_pictures.py` state. A case is named
+by its kind and number, and is the same wherever the seed and the versions of the libraries are.
 
 Cases run in batches in child processes, so that nothing they do ends this one.
 Exit code 0: no defect; 1: some; 2: wrong usage.
@@ -34,7 +34,8 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]                    # it is a script
 
-BATCH, HANGS, KEPT = 500, 20, 200                                  # cases; seconds; failures
+BATCH, KEPT = 500, 200                                             # cases; failures
+HANGS, WAITS = 20, 120                                             # seconds: computing; in all
 RUNAWAY = 4 << 30                                                  # bytes of address space
 
 
@@ -57,12 +58,14 @@ def run_batch(module: ModuleType, seeds: list, seed: int, numbers: range, now: m
               folder: Path) -> dict:
     """What became of some cases. `now` is told the number that is under way."""
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)                  # ends even a loop in C
+    for each in (signal.SIGALRM, signal.SIGPROF):                  # end even a loop in C
+        signal.signal(each, signal.SIG_DFL)
     found: dict = dict(outcomes=Counter(), failures=[], peak=0)
     path = folder / module.NAME
     for number in numbers:
         now[:8] = number.to_bytes(8, "little")
-        signal.setitimer(signal.ITIMER_REAL, HANGS)
+        signal.setitimer(signal.ITIMER_PROF, HANGS)
+        signal.setitimer(signal.ITIMER_REAL, WAITS)
         data, before = b"", memory()
         try:
             data = case(module, seeds, seed, number)
@@ -75,6 +78,7 @@ def run_batch(module: ModuleType, seeds: list, seed: int, numbers: range, now: m
             where = traceback.extract_tb(error.__traceback__)[-1]
             found["failures"].append(dict(case=f"{module.NAME}:{number}", what=repr(error)[:500],
                                           where=f"{Path(where.filename).name}:{where.lineno}"))
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         more, allowed = memory() - before, module.CONSTANT + module.MULTIPLE * len(data)
         found["peak"] = max(found["peak"], more)
@@ -117,7 +121,8 @@ def in_child(module: ModuleType, seeds: list, seed: int, numbers: range, now: mm
         return json.loads(said)
     number = int.from_bytes(now[:8], "little")
     sign = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    what = f"no end in {HANGS} s" if sign == signal.SIGALRM else f"the process ended: {sign}"
+    what = {signal.SIGPROF: f"no end in {HANGS} s of computing",
+            signal.SIGALRM: f"no end in {WAITS} s of waiting"}.get(sign, f"process ended: {sign}")
     return dict(outcomes={"DEFECT": 1}, peak=0, ended=number, failures=[
         dict(case=f"{module.NAME}:{number}", what=what, where="process")])
 

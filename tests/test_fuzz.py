@@ -58,9 +58,13 @@ def crash(path):
     os.kill(os.getpid(), 9)
 
 
-def hang(path):
+def loop(path):
     while True:
-        time.sleep(0.01)
+        pass
+
+
+def wait(path):
+    time.sleep(100)
 
 
 def eat(path):
@@ -69,12 +73,13 @@ def eat(path):
 
 
 @pytest.mark.parametrize("defect, what", [
-    (other_error, "a defect"), (crash, "the process ended: 9"), (hang, "no end in 3 s"),
-    (eat, "bytes for a file of"),
-], ids=["error", "crash", "hang", "memory"])
+    (other_error, "a defect"), (crash, "process ended: 9"), (loop, "no end in 1 s of computing"),
+    (wait, "no end in 4 s of waiting"), (eat, "bytes for a file of"),
+], ids=["error", "crash", "loop", "wait", "memory"])
 def test_it_notices(tmp_path, monkeypatch, defect, what):
     """Of 12 cases the one that goes wrong, by its number; the others all the same."""
-    monkeypatch.setattr(fuzz, "HANGS", 3)
+    monkeypatch.setattr(fuzz, "HANGS", 1)
+    monkeypatch.setattr(fuzz, "WAITS", 4)
     monkeypatch.setattr(fuzz, "BATCH", 5)
     monkeypatch.setattr(fuzz, "case", lambda module, seeds, seed, number: bytes([number]))
     monkeypatch.setattr(fuzz_weights, "check", lambda path: (
