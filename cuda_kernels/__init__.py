@@ -34,7 +34,7 @@ class Availability(NamedTuple):
 def is_available() -> Availability:
     """Look for the `numba_cuda` package, an NVIDIA driver and a device of compute capability 7.5 or newer. Never raises."""
     if find_spec("numba_cuda") is None:
-        return Availability(False, "the package numba-cuda is not installed: pip install 'numba-cuda[cu13]' (or [cu12])")
+        return Availability(False, "the package numba-cuda is not installed: pip install \"numba-cuda[cu13]\" (or [cu12])")
     if not has_driver():
         return Availability(False, "there is no NVIDIA driver on this machine")
     try:

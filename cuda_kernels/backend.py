@@ -20,7 +20,7 @@ import numpy as np
 
 from npresnet.lower.sources import named_by_sources
 
-MISSING = "numba-cuda is not installed: pip install 'npresnet[cuda]' (or 'npresnet[cuda12]')"
+MISSING = "numba-cuda is not installed: pip install \"npresnet[cuda]\" (or \"npresnet[cuda12]\")"
 
 try:
     import numba_cuda  # noqa: F401  (without it `numba.cuda` is Numba's own old copy, or nothing)

@@ -50,7 +50,7 @@ def tool(name: str) -> Path:
         for place in places:
             for path in sorted(Path(folder).glob(place)):
                 return path
-    raise MissingTool(f"{name} is not installed: pip install 'npresnet[cuda-inspect]' (it comes with the wheel {wheel})")
+    raise MissingTool(f"{name} is not installed: pip install \"npresnet[cuda-inspect]\" (it comes with the wheel {wheel})")
 
 
 def kernels() -> dict:
@@ -106,7 +106,7 @@ def inspect(kernel, cc: str) -> dict:
         try:
             ptx.write_text(compile_ptx(kernel, (major, minor)))
         except RuntimeError as error:                             # cuda.pathfinder's, when there is no compiler library
-            raise MissingTool(f"numba-cuda can't compile ({str(error).splitlines()[0]}): pip install 'npresnet[cuda-inspect]'") from error
+            raise MissingTool(f"numba-cuda can't compile ({str(error).splitlines()[0]}): pip install \"npresnet[cuda-inspect]\"") from error
         command: list[str | Path] = [ptxas, "-v", f"-arch=sm_{major}{minor}", ptx, "-o", cubin]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         sass = subprocess.run([nvdisasm, "-c", cubin], capture_output=True, text=True, check=True).stdout

@@ -68,7 +68,7 @@ def _get(architecture: str, tag: str, revision: str | None) -> Fetched:
         )
     except ImportError:
         raise MissingDependencyError(f"fetching {name} needs the extra 'hub': "
-                                     f"pip install 'npresnet[hub]'. Or {_INSTEAD}") from None
+                                     f"pip install \"npresnet[hub]\". Or {_INSTEAD}") from None
     repo = f"timm/{name}"
     try:
         path = try_to_load_from_cache(repo, FILE, revision=revision)

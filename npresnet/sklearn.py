@@ -26,7 +26,7 @@ try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 except ImportError:
     raise MissingDependencyError("npresnet.sklearn needs scikit-learn: "
-                                 "pip install 'npresnet[sklearn]'") from None
+                                 "pip install \"npresnet[sklearn]\"") from None
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Pictures → embeddings (N, D) float32: what the network knows before it names a class.

@@ -64,7 +64,7 @@ def test_compare_without_timm_says_so_before_it_does_anything(photos, capsys, mo
     monkeypatch.setattr(compare, "load_model", lambda *args, **options: pytest.fail("loaded"))
     for file in (photos / "a.png", photos / "missing.png"):
         assert complaint(capsys, 2, "compare", file) == \
-            "npresnet compare: comparing with timm needs timm: pip install 'npresnet[parity]'"
+            "npresnet compare: comparing with timm needs timm: pip install \"npresnet[parity]\""
 
 
 @pytest.mark.skipif(find_spec("timm") is None, reason="timm isn't installed")

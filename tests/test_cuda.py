@@ -110,7 +110,7 @@ def test_without_numba_cuda_everything_says_what_to_install():
     done = in_python(WITHOUT_NUMBA_CUDA + CREATE)
     said = done.stdout + done.stderr
     assert done.stdout.startswith("numba\n"), said
-    assert "pip install 'numba-cuda[cu13]'" in done.stdout, said
+    assert "pip install \"numba-cuda[cu13]\"" in done.stdout, said
 
 
 @needs_numba_cuda

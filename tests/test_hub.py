@@ -207,7 +207,7 @@ def test_a_cache_that_can_not_be_written(python, tmp_path):
 
 def test_without_the_extra(monkeypatch, photo, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    want = (f"fetching {NAME} needs the extra 'hub': pip install 'npresnet[hub]'. "
+    want = (f"fetching {NAME} needs the extra 'hub': pip install \"npresnet[hub]\". "
             f"Or {INSTEAD}")
     with pytest.raises(MissingDependencyError) as caught:
         npresnet.create_model("resnetv2_18", pretrained=True)

@@ -105,5 +105,5 @@ def test_a_picture_without_matplotlib(capsys, tmp_path, monkeypatch, asked):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["bench", "--picture", str(tmp_path / "x.png")]) == 2
     out, err = capsys.readouterr()
-    message = "--picture needs matplotlib: pip install 'npresnet[tutorials]'"
+    message = "--picture needs matplotlib: pip install \"npresnet[tutorials]\""
     assert out == "" and err == f"npresnet bench: {message}\n" and asked == []

@@ -229,5 +229,5 @@ print("sklearn" in npresnet.__all__)
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True,
                           text=True, timeout=60)
-    said = "npresnet.sklearn needs scikit-learn: pip install 'npresnet[sklearn]'"
+    said = "npresnet.sklearn needs scikit-learn: pip install \"npresnet[sklearn]\""
     assert done.stdout.splitlines() == [said, "False"], done.stderr

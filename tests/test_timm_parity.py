@@ -2,7 +2,7 @@
 
 Skipped, visibly, without timm.
 
-    pip install 'npresnet[parity]' && python -m pytest tests/test_timm_parity.py
+    pip install "npresnet[parity]" && python -m pytest tests/test_timm_parity.py
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ try:
     import timm
 except Exception as error:                                        # a torchvision that doesn't fit
     pytest.skip(f"timm can't be imported ({type(error).__name__}: {error}): "
-                "pip install 'npresnet[parity]'", allow_module_level=True)
+                "pip install \"npresnet[parity]\"", allow_module_level=True)
 import torch
 
 import npresnet

@@ -79,7 +79,7 @@ def check_picture(path: str | None) -> None:
         return
     if find_spec("matplotlib") is None:
         raise MissingDependencyError("--picture needs matplotlib: "
-                                     "pip install 'npresnet[tutorials]'")
+                                     "pip install \"npresnet[tutorials]\"")
     if not os.path.isdir(os.path.dirname(path) or "."):
         raise UsageError(f"{printable(path)}: there is no such folder")
 

@@ -20,7 +20,7 @@ def check_timm() -> None:
     """Raise MissingDependencyError if timm isn't installed. Imports nothing."""
     if find_spec("timm") is None:
         raise MissingDependencyError("comparing with timm needs timm: "
-                                     "pip install 'npresnet[parity]'")
+                                     "pip install \"npresnet[parity]\"")
 
 
 def timm_trace(model: ResNetV2) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -37,7 +37,7 @@ def timm_trace(model: ResNetV2) -> Callable[[np.ndarray], dict[str, np.ndarray]]
     except Exception as error:                                    # a torchvision that doesn't fit
         why = printable(f"{type(error).__name__}: {error}".splitlines()[0])
         raise MissingDependencyError("timm is installed, but can't be imported "
-                                     f"({why}): pip install 'npresnet[parity]'") from error
+                                     f"({why}): pip install \"npresnet[parity]\"") from error
 
     variant = model.variant
     architecture = "resnetv2_50" if variant.name == DEMO.name else variant.name

@@ -50,7 +50,7 @@ def draw_roofline(plan: PlanReport, title: str, path: str | os.PathLike) -> None
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependencyError("drawing a picture needs matplotlib: "
-                                     "pip install 'npresnet[tutorials]'") from None
+                                     "pip install \"npresnet[tutorials]\"") from None
     dots = [Dot(layer.layer, kind_of(layer.algorithm), 1e3 * layer.computed / layer.megabytes,
                 1e3 * layer.computed / layer.ms, 100 * layer.ms / plan.ms, layer.ms)
             for layer in plan.layers if layer.computed]

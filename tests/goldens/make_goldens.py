@@ -1,6 +1,6 @@
 """Write the goldens: what timm computes for weights and pictures that the tests can make again.
 
-    pip install 'npresnet[parity]'
+    pip install "npresnet[parity]"
     python tests/goldens/make_goldens.py
 
 activations.npz: for every variant at an eighth of its width, and for resnetv2_50 at full width,

@@ -1,6 +1,6 @@
 """A folder of pictures, classified partition by partition with Dask.
 
-    pip install 'npresnet[dask]'
+    pip install "npresnet[dask]"
     python dask_folder.py PHOTOS answers
 
 A data frame with paths goes in, the same data frame with the answers comes out, as a folder of

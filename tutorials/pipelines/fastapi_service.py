@@ -1,6 +1,6 @@
 """A service that classifies uploaded pictures, and computes together those that come together.
 
-    pip install 'npresnet[service]'
+    pip install "npresnet[service]"
     uvicorn fastapi_service:create_app --factory --port 8000
     curl -F picture=@photo.jpg localhost:8000/classify
 

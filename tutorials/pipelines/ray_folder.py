@@ -1,6 +1,6 @@
 """A folder of pictures, classified by the workers of a Ray cluster.
 
-    pip install 'npresnet[ray]'
+    pip install "npresnet[ray]"
     python ray_folder.py PHOTOS answers --workers 2
 
 Every node sees `PHOTOS` (a shared disk), and `answers`, which gets Parquet files, a row a picture.

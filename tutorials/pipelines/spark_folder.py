@@ -1,6 +1,6 @@
 """A folder of pictures, classified by Spark's executors.
 
-    pip install 'npresnet[spark]'                                 # and Java 17 or newer
+    pip install "npresnet[spark]"                                 # and Java 17 or newer
     python spark_folder.py PHOTOS answers
 
 Spark reads the files wherever they are (a disk, HDFS, S3) and hands their bytes to the executors'
