@@ -152,6 +152,11 @@ def test_json_on_stdout_is_whole_after_an_interrupt(nine, monkeypatch, capsys):
         "0.png", "1.png", "2.png"]
 
 
+def heed_ctrl_c() -> None:
+    """What is started in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_while_it_works(nine, tmp_path):
@@ -159,7 +164,7 @@ def test_ctrl_c_while_it_works(nine, tmp_path):
     pictures = [str(nine / f"{i}.png") for i in range(4)] * 2000
     process = subprocess.Popen([sys.executable, "-m", "npresnet", "classify", "-o", str(path),
                                 "--backend", "numpy", *pictures], env=environment(),
-                               stderr=subprocess.PIPE)
+                               stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
     for _ in range(600):
         if path.exists() and path.stat().st_size > 20_000:
             break
