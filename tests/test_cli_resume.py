@@ -152,9 +152,13 @@ def test_json_on_stdout_is_whole_after_an_interrupt(nine, monkeypatch, capsys):
         "0.png", "1.png", "2.png"]
 
 
-def heed_ctrl_c() -> None:
-    """What is started in the background ignores it, and so do its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# What a shell starts in the background ignores Ctrl-C, and so do the processes that that starts.
+HEEDING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from npresnet.__main__ import run
+sys.exit(run())
+"""
 
 
 @pytest.mark.slow
@@ -162,9 +166,9 @@ def heed_ctrl_c() -> None:
 def test_ctrl_c_while_it_works(nine, tmp_path):
     path = tmp_path / "out.jsonl"
     pictures = [str(nine / f"{i}.png") for i in range(4)] * 2000
-    process = subprocess.Popen([sys.executable, "-m", "npresnet", "classify", "-o", str(path),
+    process = subprocess.Popen([sys.executable, "-c", HEEDING, "classify", "-o", str(path),
                                 "--backend", "numpy", *pictures], env=environment(),
-                               stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
+                               stderr=subprocess.PIPE)
     for _ in range(600):
         if path.exists() and path.stat().st_size > 20_000:
             break
