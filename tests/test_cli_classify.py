@@ -107,16 +107,14 @@ def test_one_bad_file_loses_nothing_else(photos, capsys):
 
 
 def test_a_picture_too_large_for_the_memory_is_one_bad_file(photos, capsys, monkeypatch):
-    create = data.create_transform
+    crop = data.EvalTransform.crop
 
-    def strict(**config):
-        def transform(image):
-            if image.width > image.height:
-                raise MemoryError
-            return create(**config)(image)
-        return transform
+    def strict(transform, image):
+        if image.width > image.height:
+            raise MemoryError
+        return crop(transform, image)
 
-    monkeypatch.setattr(predict, "create_transform", strict)
+    monkeypatch.setattr(data.EvalTransform, "crop", strict)
     assert main(["classify", "--json", str(photos / "a.png"), str(photos / "c.png")]) == 1
     rows = json.loads(capsys.readouterr().out)
     message = "needs more memory than there is; make it smaller"

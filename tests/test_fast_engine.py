@@ -199,7 +199,7 @@ def test_a_spawned_worker_has_threads_of_its_own():
 def classify(folder: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run `npresnet classify` in a process of its own, with the package in `folder`."""
     photo = str(ROOT / "tutorials" / "photo.jpg")
-    command = [sys.executable, "-m", "npresnet", "classify", "--json", photo]
+    command = [sys.executable, "-m", "npresnet", "classify", "--json", "--backend", "numba", photo]
     env = os.environ | dict(PYTHONPATH=str(folder)) | environment
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=120, env=env)
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,9 @@ def finish(process: subprocess.Popen) -> str:
 # --- Ray ------------------------------------------------------------------------------------------
 
 
+BUSY = r"\.submit$|::MapBatches"                                  # of Ray 2.60, and of 2.40
+
+
 def ray_workers(driver: int) -> dict[int, str]:
     """Process number → title of the actors that the raylet of `driver` started."""
     parents, titles = {}, {}
@@ -78,7 +82,8 @@ def ray_workers(driver: int) -> dict[int, str]:
             continue
         parents[int(entry.name)], titles[int(entry.name)] = int(status[1]), title
     return {pid: title for pid, title in titles.items()
-            if title.startswith("ray::MapWorker") and parents.get(parents[pid]) == driver}
+            if re.match(r"ray::.*Map(Worker|Batches)", title)
+            and parents.get(parents[pid]) == driver}
 
 
 def answers_in(folder: Path) -> list[dict]:
@@ -98,7 +103,7 @@ def test_ray_answers_every_picture_once_though_a_worker_is_killed(tmp_path):
     while process.poll() is None:
         workers = ray_workers(process.pid)
         seen |= workers
-        busy = [pid for pid, title in workers.items() if title.endswith("submit")]
+        busy = [pid for pid, title in workers.items() if re.search(BUSY, title)]
         if killed is None and busy and (done := list((tmp_path / "answers").glob("*.parquet"))):
             killed = busy[0]
             os.kill(killed, signal.SIGKILL)

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..backend import BACKENDS, choose_backend, quickest
+from ..backend import BACKENDS, REFERENCE, choose_backend, quickest
 
 if TYPE_CHECKING:
     from ..model import ResNetV2
@@ -65,9 +65,11 @@ def model_options(args: argparse.Namespace, count: int) -> dict[str, Any]:
     For a handful the backend is the reference, where that answers before the fast engine is loaded
     or compiled.
     """
-    backend = choose_backend(args.backend)
-    if args.backend == "auto":
-        backend = quickest(backend, count * multiply_adds(args.model))
+    backend: str = args.backend
+    if backend == "auto":
+        soonest = quickest(choose_backend(backend), count * multiply_adds(args.model))
+        if soonest == REFERENCE:                                  # else "auto", which can fall back
+            backend = soonest
     return dict(model=args.model, weights=args.weights, backend=backend)
 
 
