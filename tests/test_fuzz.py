@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -79,6 +80,7 @@ def eat(path):
 def test_it_notices(tmp_path, monkeypatch, defect, what):
     """Of 12 cases the one that goes wrong, by its number; the others all the same."""
     monkeypatch.setattr(fuzz, "HANGS", 3)
+    monkeypatch.setattr(fuzz, "RUNAWAY", resource.RLIM_INFINITY)  # this process may be large
     monkeypatch.setattr(fuzz, "WAITS", 4)
     monkeypatch.setattr(fuzz, "BATCH", 5)
     monkeypatch.setattr(fuzz, "case", lambda module, seeds, seed, number: bytes([number]))
