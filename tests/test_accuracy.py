@@ -130,9 +130,10 @@ def test_numbers_are_sorted_as_numbers(tmp_path, capsys, tiny, monkeypatch):
     monkeypatch.setattr(Reference, "maps", maps)
     create_model("tiny", num_classes=12).save(tiny)
     for i in range(12):
-        write(tmp_path / "val", str(i), 0)
+        write(tmp_path / "val", str(i), *[0] * (2 if i == 10 else 1))
     result = measured(capsys, tmp_path / "val", "--model", "tiny", "--weights", tiny)
-    assert [row["index"] for row in result["classes"] if row["top1"]] == [10]
+    right, = [row for row in result["classes"] if row["top1"]]
+    assert (right["index"], right["pictures"]) == (10, 2)         # folder 10 is, not the eleventh
     assert result["model"].startswith("tiny with ")
 
 
