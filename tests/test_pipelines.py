@@ -76,8 +76,8 @@ def ray_workers(driver: int) -> dict[int, str]:
     parents, titles = {}, {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            status = (entry / "stat").read_text().rpartition(")")[2].split()
-            title = (entry / "cmdline").read_text().rstrip("\0 ")
+            status = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            title = (entry / "cmdline").read_text(errors="replace").rstrip("\0 ")
         except OSError:                                           # it has ended
             continue
         parents[int(entry.name)], titles[int(entry.name)] = int(status[1]), title
