@@ -135,7 +135,7 @@ BACKENDS = {
     REFERENCE: Entry("npresnet.reference:Reference", Tolerance(5e-6, 5e-6), Tolerance(5e-6, 5e-6),
                      Pace(0.0, 20e9)),
     "numba": Entry("npresnet.fast.engine:Engine", Tolerance(1e-4, 5e-5), Tolerance(1e-5, 1e-5),
-                   Pace(0.35, 120e9, 8.0, "npresnet.fast:compiled_code_is_kept"),
+                   Pace(0.25, 120e9, 8.0, "npresnet.fast:compiled_code_is_kept"),
                    options=("num_threads",), check="npresnet.fast:check_available",
                    load="npresnet.fast:check_loads"),
     "cuda": Entry("cuda_kernels.runner:Runner", Tolerance(1e-5, 1e-5), Tolerance(1e-5, 1e-5),

@@ -108,9 +108,8 @@ def commanded(command: str, args: argparse.Namespace, files: list[str]) -> float
     """Pictures a second by the command's own account, which leaves out its start."""
     with tempfile.TemporaryDirectory() as folder:
         argv = [sys.executable, "-m", "npresnet", command, "--model", args.model, "--backend",
-                "numba", "--output", f"{folder}/out.{ENDINGS[command]}", "-"]
-        if args.weights:
-            argv[5:5] = ["--weights", args.weights]
+                "numba", "--output", f"{folder}/out.{ENDINGS[command]}"]
+        argv += ["--weights", args.weights, "-"] if args.weights else ["-"]
         done = subprocess.run(argv, input="\n".join(files), capture_output=True, text=True)
     found = re.search(r"(\d+) pictures in ([\d.]+) s", done.stderr)
     assert found, done.stderr
