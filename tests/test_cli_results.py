@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cli_helpers import call, complaint, expected, rows_of
 
+from npresnet import predict
 from npresnet.commands import output
 
 pytestmark = pytest.mark.usefixtures("cheap_network")
@@ -156,7 +157,7 @@ def test_results_of_another_model_are_not_mixed(nine, tmp_path, tiny, capsys):
     (["classify", "-o", "no/such/out.csv"], "no/such: there is no such folder"),
 ])
 def test_wrong_usage_is_said_before_anything_is_computed(nine, capsys, monkeypatch, argv, match):
-    monkeypatch.setattr(output, "Predictor", None)
+    monkeypatch.setattr(predict, "Predictor", None)
     assert match in complaint(capsys, 2, *argv, nine)
 
 

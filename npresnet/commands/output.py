@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingDependencyError, printable
-from ..predict import Predictor
 from .common import DONE, FAILED, UsageError, model_options, say
 from .pictures import find_pictures, reading_options, report
 from .results import Csv, JsonArray, JsonLines, Results, Row, Text
@@ -74,6 +73,8 @@ def run_pictures(args: argparse.Namespace, row: Callable[[Any], Row], show: Call
     row: from an answer's value to results. show: a row as text. options: of `Predictor`.
     Returns the exit code: 1 if a picture failed.
     """
+    from ..predict import Predictor
+
     pictures = find_pictures(args)
     done = failed = 0
     with open_results(args, show) as results:
