@@ -20,7 +20,9 @@ from .pool import (
                    max_pool2d,
                    max_pool2d_naive,
 )
+from .winograd import winograd_conv2d, winograd_f23, winograd_matrices
 
 __all__ = ["avg_pool2d", "avg_pool2d_naive", "batch_norm", "conv2d", "conv2d_naive",
            "global_avg_pool", "global_max_pool", "global_pool", "im2col", "linear", "max_pool2d",
-           "max_pool2d_naive", "output_size", "relu", "softmax", "topk"]
+           "max_pool2d_naive", "output_size", "relu", "softmax", "topk", "winograd_conv2d",
+           "winograd_f23", "winograd_matrices"]
