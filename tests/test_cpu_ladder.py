@@ -1,7 +1,6 @@
 """Each rung of the ladder on the CPU computes the convolution; the figures are for the reader."""
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +11,11 @@ import pytest
 from npresnet import ops
 
 PATH = Path(__file__).resolve().parents[1] / "tutorials" / "cpu_ladder.py"
-pytest.importorskip("numba", reason="the ladder is written in Numba")
-
-
-@pytest.fixture(scope="module")
-def ladder():
-    spec = importlib.util.spec_from_file_location("cpu_ladder", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ladder = pytest.importorskip("cpu_ladder", reason="the ladder is written in Numba")
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_each_rung_against_the_definition(ladder, number):
+def test_each_rung_against_the_definition(number):
     """A small layer, whose last tile of pixels isn't full, and whose border must not leak."""
     rung = ladder.RUNGS[number]
     x, w = ladder.make_layer(c=5, k=2 * ladder.NR, size=17)
@@ -40,7 +31,7 @@ def test_each_rung_against_the_definition(ladder, number):
     assert ladder.difference(rung, x, w) < 1e-6
 
 
-def test_there_are_seven_and_a_difference_is_seen(ladder):
+def test_there_are_seven_and_a_difference_is_seen():
     assert len(ladder.RUNGS) == 7
     x, w = ladder.make_layer(c=3, k=ladder.NR, size=9)
     wrong = ladder.RUNGS[0]._replace(kernel=lambda x, w, y: ladder.loops(x, w[:, :, ::-1], y))
@@ -49,8 +40,8 @@ def test_there_are_seven_and_a_difference_is_seen(ladder):
 
 @pytest.mark.slow
 def test_as_a_command():
-    done = subprocess.run([sys.executable, PATH, "2"], capture_output=True, text=True, timeout=300,
-                          encoding="utf-8", env=None)
+    done = subprocess.run([sys.executable, PATH, "2"], capture_output=True, text=True,
+                          timeout=300, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     print(done.stdout)

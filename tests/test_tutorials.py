@@ -46,6 +46,11 @@ def solutions(notebook) -> list[str]:
     return [block for text in hidden for block in re.findall(r"```python\n(.*?)```", text, re.S)]
 
 
+def checked(source: str) -> list[str]:
+    """The keys of the questions that are answered in `source`."""
+    return re.findall(r"\bcheck\(\"(\w+)\"", source)
+
+
 def shows_something(source: str) -> bool:
     """Whether a cell calls print or plt.show at its top level.
 
@@ -88,6 +93,10 @@ def test_runs(path):
     warned = [output.text for cell in cells for output in cell.outputs
               if output.get("name") == "stderr"]
     assert not warned
+    for cell in cells[len(committed):]:
+        told = "".join(output.get("text", "") for output in cell.outputs)
+        for key in checked(cell.source):
+            assert f"{key}: right" in told, f"the solution of {key} isn't right: {told}"
     now = [bool(cell.outputs) for cell in cells[:len(committed)]]
     assert committed == now, "committed outputs are out of date: execute it again"
 
@@ -113,7 +122,7 @@ def test_committed_outputs(path):
 
 @each_notebook
 def test_form(path):
-    """Title, axis legend, self-checks, and three exercises with a solution each; no framework."""
+    """Title, axis legend, self-checks, and exercises with a solution each; no framework."""
     notebook = read(path)
     text, code = markdown(notebook), "\n".join(cell.source for cell in code_cells(notebook))
     assert text.startswith("# ")
@@ -122,7 +131,19 @@ def test_form(path):
     assert len(re.findall(r"\bassert\b|np\.testing\.", code)) >= 5
     assert not re.search(r"^\s*(import|from) (torch|timm|torchvision)\b", code, re.M)
     exercises = re.findall(r"^\*\*\d\. ", section(notebook, "Exercises"), re.M)
-    assert len(solutions(notebook)) == len(exercises) == 3
+    assert len(solutions(notebook)) == len(exercises) >= 2
+
+
+@each_notebook
+def test_every_question_is_asked_and_answered(path):
+    """`check("3a", …)` stands in a cell of the student's, and in a solution."""
+    from questions import QUESTIONS
+
+    notebook = read(path)
+    own = {key for key in QUESTIONS if re.match(r"\d+", key)[0] == path.stem[:2].lstrip("0")}
+    asked = {key for cell in code_cells(notebook) for key in checked(cell.source)}
+    answered = {key for block in solutions(notebook) for key in checked(block)}
+    assert asked == answered == own
 
 
 @each_notebook

@@ -1,0 +1,91 @@
+"""The course's checks: right is called right (the notebooks' solutions see to that), wrong is
+called wrong, and no hint gives the answer away."""
+from __future__ import annotations
+
+import course
+import numpy as np
+import pytest
+from course import Question, close_to, one_of, shape_differs
+from questions import QUESTIONS
+
+# Of each question: wrong answers that students give. Those that a hint of its own is for come with
+# a word of that hint.
+WRONG: dict[str, list] = {
+}
+NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
+
+
+@pytest.mark.parametrize("key", QUESTIONS)
+def test_wrong_is_called_wrong(key):
+    assert WRONG.get(key), f"no wrong answers to {key} are listed"
+    for wrong, *words in [w if isinstance(w, tuple) else (w,) for w in WRONG[key]]:
+        verdict = course.judge(key, wrong)
+        print(verdict.text)
+        assert verdict.right is False
+        assert all(word in verdict.text for word in words)
+    for wrong in NONSENSE:
+        assert course.judge(key, wrong).right is False, wrong
+    assert course.judge(key, ...).right is None
+
+
+@pytest.fixture
+def question(monkeypatch):
+    monkeypatch.setitem(QUESTIONS, "0a", Question(
+        close_to(lambda: np.array([1.0, 2.0]), 1e-3), "Count again.",
+        ((shape_differs(lambda: np.zeros(2)), "Two numbers are wanted."),
+         (close_to(lambda: np.array([2.0, 1.0])), "The other way round."))))
+
+
+@pytest.mark.parametrize("answer, right, text", [
+    ([1, 2], True, "0a: right"), (np.array([1.001, 2]), True, "right"),
+    ([1.01, 2], False, "0a: not yet. Count again."), ([1, 2, 3], False, "Two numbers"),
+    ([2, 1], False, "other way"), ("abc", False, "not yet"), (..., None, "not answered yet"),
+    ([np.nan, 2], False, "Count again"), ([True, 2], True, "right"),
+])
+def test_judge(question, answer, right, text):
+    verdict = course.judge("0a", answer)
+    assert verdict.right is right and text in verdict.text
+
+
+def test_check_prints(question, capsys):
+    course.check("0a", [1, 2])
+    assert capsys.readouterr().out == "0a: right\n"
+    with pytest.raises(KeyError):
+        course.check("no such", 1)
+
+
+def test_one_of():
+    assert one_of("b", "yes")(" B ") and not one_of("b")("a")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are shown."""
+    plt = pytest.importorskip("matplotlib.pyplot", reason="the course draws with matplotlib")
+    plt.switch_backend("agg")
+    shown: list = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
+    yield shown
+    plt.close("all")
+
+
+def test_maps_share_a_scale(figures):
+    maps = np.random.default_rng(0).standard_normal((5, 4, 6)) * np.array([1, 2, 3, 4, 5])[:, None,
+                                                                                           None]
+    course.show_maps(maps, [f"map {i}" for i in range(5)], columns=3)
+    figure, = figures
+    images = [ax.images[0] for ax in figure.axes if ax.images]
+    assert len(images) == 5
+    limits = {image.get_clim() for image in images}
+    (low, high), = limits
+    assert low == -high and high == pytest.approx(np.percentile(np.abs(maps), 99))
+    assert f"{np.linalg.norm(maps[0]):.3g}" in figure.axes[0].get_title()
+    assert any(ax.get_ylabel() == "value" for ax in figure.axes), "no colour bar"
+
+
+def test_bars_and_pictures(figures):
+    course.show_bars(["a", "b"], [1, 100], label="ms", log=True)
+    course.show_pictures([np.zeros((4, 4, 3))] * 7, list("abcdefg"), columns=4)
+    bars, pictures = figures
+    assert bars.axes[0].get_xscale() == "log" and bars.axes[0].get_xlabel() == "ms"
+    assert [ax.get_title() for ax in pictures.axes[:7]] == list("abcdefg")

@@ -1,0 +1,160 @@
+"""What the notebooks share: a check of your answers, and pictures that can be compared.
+
+    check("3a", 28)                     right, or wrong with a hint; never the answer
+    show_maps(maps, titles)             feature maps on one scale, with its colour bar
+
+The questions of each chapter, and what is true of a right answer, stand in `questions.py`.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Colours that colour-blind readers can tell apart (Okabe & Ito 2008), in the order of use.
+BLUE, ORANGE, GREEN, PINK, SKY, GREY = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9",
+                                        "#999999")
+SIGNED = "PuOr"                         # orange below 0, white at 0, purple above
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """right: whether an answer is. hint: what to say of a wrong one. slips: (test, hint) for
+    mistakes that are often made; the first whose test holds is said instead."""
+    right: Callable[[Any], bool]
+    hint: str
+    slips: tuple[tuple[Callable[[Any], bool], str], ...] = ()
+
+
+class Verdict(NamedTuple):
+    """What `judge` makes of an answer. right: None if there is none yet."""
+    right: bool | None
+    text: str
+
+
+def check(key: str, answer: Any) -> None:
+    """Print whether `answer` to the question `key` is right. `...` stands for no answer yet."""
+    print(judge(key, answer).text)
+
+
+def judge(key: str, answer: Any) -> Verdict:
+    """Whether `answer` to the question `key` is right, and a sentence about it.
+
+    Raises KeyError if there is no such question.
+    """
+    from questions import QUESTIONS
+
+    question: Question = QUESTIONS[key]
+    if answer is ... or answer is None:
+        return Verdict(None, f"{key}: not answered yet")
+    if _holds(question.right, answer):
+        return Verdict(True, f"{key}: right")
+    hint = next((hint for slip, hint in question.slips if _holds(slip, answer)), question.hint)
+    return Verdict(False, f"{key}: not yet. {hint}")
+
+
+def _holds(test: Callable[[Any], bool], answer: Any) -> bool:
+    """Whether a test holds of an answer, which may be anything at all."""
+    try:
+        return bool(test(answer))
+    except Exception:                   # of another kind or shape: no test holds of it
+        return False
+
+
+def close_to(want: Callable[[], Any], tolerance: float = 1e-6) -> Callable[[Any], bool]:
+    """A test: numbers of the shape of `want()`, at most `tolerance` off, as a share of its
+    largest. `want` is called when there is something to compare."""
+    def test(answer: Any) -> bool:
+        wanted = np.asarray(want(), np.float64)
+        given = np.asarray(answer, np.float64)
+        limit = tolerance * max(1e-30, float(np.abs(wanted).max()))
+        return given.shape == wanted.shape and bool((np.abs(given - wanted) <= limit).all())
+    return test
+
+
+def shape_differs(want: Callable[[], Any]) -> Callable[[Any], bool]:
+    """A slip: the answer hasn't the shape of `want()`."""
+    return lambda answer: np.shape(answer) != np.shape(want())
+
+
+def one_of(*answers: str) -> Callable[[Any], bool]:
+    """A test: one of these words or letters, however it is written."""
+    return lambda answer: str(answer).strip().lower() in answers
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def set_style() -> None:
+    """Small figures, photographs as JPEG: a notebook with its outputs stays small."""
+    import matplotlib.pyplot as plt
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85})
+    plt.rcParams.update({"figure.dpi": 88, "font.size": 9, "axes.titlesize": 9,
+                         "axes.spines.top": False, "axes.spines.right": False})
+
+
+def show(ax: Any, picture: Any, title: str = "", **options: Any) -> None:
+    """Draw one picture on `ax`, (H, W) or (H, W, 3), without ticks. options: of `imshow`."""
+    ax.imshow(picture, **options)
+    ax.set_title(title)
+    ax.set(xticks=[], yticks=[])
+
+
+def show_pictures(pictures: Sequence[Any], titles: Sequence[str], *, columns: int = 6,
+                  size: float = 1.7) -> None:
+    """Pictures side by side, `columns` in a row, each `size` inches wide."""
+    import matplotlib.pyplot as plt
+
+    rows = -(-len(pictures) // columns)
+    _, axes = plt.subplots(rows, min(columns, len(pictures)), squeeze=False, layout="constrained",
+                           figsize=(size * min(columns, len(pictures)), (size + 0.25) * rows))
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, picture, title in zip(axes.flat, pictures, titles):
+        show(ax, picture, title)
+    plt.show()
+
+
+def show_maps(maps: Any, titles: Sequence[str] | None = None, *, columns: int = 8,
+              limit: float | None = None, label: str = "value", size: float = 1.25) -> None:
+    """Maps (C, P, Q) on one scale from −limit to limit, 0 in white, with a colour bar.
+
+    limit: by default the largest magnitude but for the last percent. Under each title stands the
+    map's norm: a faint map is faint, and not only drawn so.
+    """
+    import matplotlib.pyplot as plt
+
+    maps = np.asarray(maps)
+    limit = limit or float(np.percentile(np.abs(maps), 99)) or 1.0
+    rows = -(-len(maps) // columns)
+    fig, axes = plt.subplots(rows, min(columns, len(maps)), squeeze=False, layout="constrained",
+                             figsize=(size * min(columns, len(maps)) + 0.8, (size + 0.4) * rows))
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, (ax, each) in enumerate(zip(axes.flat, maps)):
+        title = titles[number] if titles else f"channel {number}"
+        show(ax, each, f"{title}\n‖·‖ {np.linalg.norm(each):.3g}", cmap=SIGNED, vmin=-limit,
+             vmax=limit)
+    fig.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.8, label=label, extend="both")
+    plt.show()
+
+
+def show_bars(names: Sequence[str], values: Sequence[float], *, label: str, log: bool = False,
+              title: str = "", form: str = "{:.3g}") -> None:
+    """Horizontal bars with their values. label: what they are, with the unit."""
+    import matplotlib.pyplot as plt
+
+    _, ax = plt.subplots(figsize=(6.5, 0.45 * len(names) + 0.8), layout="constrained")
+    bars = ax.barh(range(len(names)), values, color=BLUE)
+    ax.bar_label(bars, [form.format(value) for value in values], padding=3)
+    ax.set(yticks=range(len(names)), yticklabels=names, xlabel=label, title=title)
+    ax.margins(x=0.15)
+    if log:
+        ax.set_xscale("log")
+    ax.invert_yaxis()
+    plt.show()
