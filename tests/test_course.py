@@ -11,6 +11,9 @@ from questions import QUESTIONS
 # Of each question: wrong answers that students give. Those that a hint of its own is for come with
 # a word of that hint.
 WRONG: dict[str, list] = {
+    "12a": [(83, "two operations"), (664, "four bytes"), 500, 0, "166 FLOP"],
+    "12b": ["a", "b", "memory"], "12c": ["a", "b", 2], "12e": ["a", "c", ""],
+    "12d": [(10.9, "two operations"), (24.2, "1×1"), 140],
 }
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
 

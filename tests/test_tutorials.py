@@ -128,7 +128,7 @@ def test_form(path):
     assert text.startswith("# ")
     for promise in ("**You need:**", "**Time:**", "**Axes**"):
         assert promise in text
-    assert len(re.findall(r"\bassert\b|np\.testing\.", code)) >= 5
+    assert len(re.findall(r"\bassert\b|np\.testing\.|\bcheck\(", code)) >= 5
     assert not re.search(r"^\s*(import|from) (torch|timm|torchvision)\b", code, re.M)
     exercises = re.findall(r"^\*\*\d\. ", section(notebook, "Exercises"), re.M)
     assert len(solutions(notebook)) == len(exercises) >= 2
