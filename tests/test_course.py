@@ -14,6 +14,18 @@ WRONG: dict[str, list] = {
     "12a": [(83, "two operations"), (664, "four bytes"), 500, 0, "166 FLOP"],
     "12b": ["a", "b", "memory"], "12c": ["a", "b", 2], "12e": ["a", "c", ""],
     "12d": [(10.9, "two operations"), (24.2, "1×1"), 140],
+    "1a": [((160, 160),), ((160, 160, 3), "axis"), ((1, 3, 160, 160), "batch"),
+           ((251, 320, 3), "configuration"), ((3, 251, 320), "configuration")],
+    "1b": [0.7, (0, "positive"), (100, "percent"), (0.1, "ten")],
+    "1c": [("a", "sum"), ("c", "factor"), "d"],
+    "1d": [("a", "knows"), ("c", "range"), "d"],
+    "1e": [("a", "another name"), "c"],
+    "1f": [([("tench", 0.73)], "function"), (lambda picture: [("tench", 0.7)], "Five"),
+           (lambda picture: [("tench", 73)] * 5, "between 0 and 1"),
+           lambda picture: [("tench", 0.2)] * 5],
+    "1g": [(["mirrored", "without colour", "a little closer"], "keep"), ("quarter turn", "list"),
+           ["quarter turn", "mirrored"], []],
+    "1h": [("a", "among"), ("b", "alike"), "d"],
 }
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
 
@@ -84,6 +96,16 @@ def test_maps_share_a_scale(figures):
     assert low == -high and high == pytest.approx(np.percentile(np.abs(maps), 99))
     assert f"{np.linalg.norm(maps[0]):.3g}" in figure.axes[0].get_title()
     assert any(ax.get_ylabel() == "value" for ax in figure.axes), "no colour bar"
+
+
+def test_drawn_pictures():
+    drawn = course.draw_pictures()
+    assert all((p.size, p.mode) == ((160, 160), "RGB") for p in drawn.values()) and len(drawn) == 12
+    assert {len(np.unique(np.asarray(drawn[name]))) for name in ("black", "white", "grey")} == {1}
+    turned = course.turn_pictures(drawn["church"].resize((40, 20)))
+    assert turned["quarter turn"].size == (20, 40)
+    mirrored = np.asarray(drawn["church"].resize((40, 20)))[:, ::-1]
+    np.testing.assert_array_equal(turned["mirrored"], mirrored)
 
 
 def test_bars_and_pictures(figures):

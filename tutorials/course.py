@@ -2,6 +2,7 @@
 
     check("3a", 28)                     right, or wrong with a hint; never the answer
     show_maps(maps, titles)             feature maps on one scale, with its colour bar
+    draw_pictures()                     pictures of known things, drawn
 
 The questions of each chapter, and what is true of a right answer, stand in `questions.py`.
 """
@@ -158,3 +159,99 @@ def show_bars(names: Sequence[str], values: Sequence[float], *, label: str, log:
         ax.set_xscale("log")
     ax.invert_yaxis()
     plt.show()
+
+
+# --- pictures that are drawn ----------------------------------------------------------------------
+
+
+def draw_pictures(edge: int = 160) -> dict[str, Any]:
+    """Pictures that nobody photographed, by name: RGB, `edge` wide and high."""
+    from PIL import Image
+
+    row, column = np.mgrid[:edge, :edge] * (160 / edge)               # (H, W), (H, W)
+    stripe = (row // 10 % 2) * 255
+    pictures = {
+        "dimpled ball": _ball(row, column),
+        "parachute": _parachute().resize((edge, edge)),
+        "church": _church().resize((edge, edge)),
+        "fuel pump": _pump().resize((edge, edge)),
+        "black": np.zeros((edge, edge)), "white": np.full((edge, edge), 255.0),
+        "grey": np.full((edge, edge), 128.0),
+        "checkerboard": ((row // 20 + column // 20) % 2) * 255,
+        "stripes across": stripe, "stripes down": stripe.T,
+        "ramp": column * 255 / 160,
+        "noise": np.random.default_rng(0).integers(0, 256, (edge, edge, 3)),
+    }
+    drawn = {}
+    for name, pixels in pictures.items():
+        array = np.asarray(pixels, np.uint8)
+        drawn[name] = Image.fromarray(array if array.ndim == 3 else np.stack([array] * 3, axis=2))
+    return drawn
+
+
+def turn_pictures(photo: Any) -> dict[str, Any]:
+    """The same subject in other ways: what a person would still call the same."""
+    from PIL import ImageOps
+
+    w, h = photo.size
+    x, y = w // 10, h // 10
+    return {"mirrored": ImageOps.mirror(photo), "quarter turn": photo.rotate(90, expand=True),
+            "upside down": photo.rotate(180),
+            "without colour": ImageOps.grayscale(photo).convert("RGB"),
+            "a little closer": photo.crop((x, y, w - x, h - y))}
+
+
+def _ball(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """A white ball with dimples on grass, lit from the upper left: (H, W, 3)."""
+    x, y = (column - 80) / 60, (row - 80) / 60
+    inside = x * x + y * y < 1
+    z = np.sqrt(np.clip(1 - x * x - y * y, 0, 1))
+    dimples = np.cos(14 * np.arcsin(np.clip(x, -1, 1))) * np.cos(14 * np.arcsin(np.clip(y, -1, 1)))
+    light = np.clip(0.25 + 0.75 * (0.77 * z - 0.4 * x - 0.5 * y) + 0.1 * dimples, 0, 1)
+    pixels = np.empty((*row.shape, 3))
+    pixels[:] = 40, 110, 40
+    pixels[inside] = 245 * light[inside][:, None]
+    return pixels
+
+
+def _parachute() -> Any:
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (160, 160), (120, 180, 240))
+    pen = ImageDraw.Draw(picture)
+    pen.pieslice((30, 20, 130, 120), 180, 360, fill=(230, 60, 40))
+    for x in range(30, 131, 25):
+        pen.line([(x, 70), (80, 125)], fill=(20, 20, 20))
+    pen.ellipse((76, 122, 84, 136), fill=(20, 20, 20))
+    return picture
+
+
+def _church() -> Any:
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (160, 160), (140, 180, 230))
+    pen = ImageDraw.Draw(picture)
+    wall, roof = (235, 230, 220), (110, 60, 50)
+    pen.rectangle((0, 130, 160, 160), fill=(80, 140, 60))
+    pen.rectangle((60, 80, 140, 135), fill=wall)
+    pen.polygon([(55, 80), (145, 80), (100, 55)], fill=roof)
+    pen.rectangle((30, 50, 60, 135), fill=wall)
+    pen.polygon([(25, 50), (65, 50), (45, 5)], fill=roof)
+    pen.rectangle((39, 100, 51, 135), fill=(80, 50, 30))
+    for x in (72, 94, 116):
+        pen.rectangle((x, 95, x + 10, 118), fill=(60, 70, 110))
+    return picture
+
+
+def _pump() -> Any:
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (160, 160), (150, 190, 230))
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 130, 160, 160), fill=(120, 120, 120))
+    pen.rectangle((50, 25, 105, 140), fill=(200, 30, 30))
+    pen.rectangle((58, 35, 97, 62), fill=(235, 235, 235))
+    pen.rectangle((64, 42, 91, 55), fill=(20, 20, 20))
+    pen.line([(105, 60), (125, 60), (128, 110), (115, 118)], fill=(10, 10, 10), width=5)
+    pen.rectangle((58, 80, 97, 84), fill=(255, 255, 255))
+    return picture

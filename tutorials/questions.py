@@ -36,4 +36,103 @@ QUESTIONS |= {
          (close_to(lambda: flop_per_byte(2048, 512, 9, 49), 0.02), "The kernel is 1×1."))),
     "12e": Question(one_of("b"), "Count both: loads for each multiply-add, and steps until the "
                                  "same sum is needed again."),
+from pathlib import Path
+from typing import Any
+
+import course
+import numpy as np
+from course import Question, close_to, one_of
+
+import npresnet
+
+PHOTO = Path(__file__).with_name("photo.jpg")
+
+
+def demo(pictures: list) -> np.ndarray:
+    """The demo's probabilities for pictures: (N, K)."""
+    model = npresnet.create_model("demo", backend="numpy")
+    transform = npresnet.data.create_transform(**npresnet.data.resolve_model_data_config(model))
+    return npresnet.softmax(model(np.stack([transform(npresnet.load_image(p)) for p in pictures])))
+
+
+# --- 1 · Photograph to label ----------------------------------------------------------------------
+
+
+def is_shape(*shape: int) -> Any:
+    """A test: these whole numbers, in a tuple or a list."""
+    return lambda answer: isinstance(answer, (tuple, list)) and tuple(answer) == shape
+
+
+def describes(answer: Any) -> bool:
+    """Whether `answer(picture)` gives the demo's five most probable names with percentages."""
+    drawn = course.draw_pictures()
+    pictures = [drawn["dimpled ball"], drawn["noise"], npresnet.load_image(PHOTO)]
+    names = [label.name.split(",")[0]
+             for label in npresnet.model_labels(npresnet.create_model("demo", backend="numpy"))]
+    for picture, row in zip(pictures, demo(pictures)):
+        told = list(answer(picture))
+        best = np.argsort(-row)[:5]
+        if [str(name).split(",")[0] for name, _ in told] != [names[k] for k in best]:
+            return False
+        if not np.allclose([float(share) for _, share in told], row[best], atol=1e-3):
+            return False
+    return True
+
+
+def gives_five(answer: Any) -> bool:
+    return len(list(answer(course.draw_pictures()["noise"]))) == 5
+
+
+def renamed() -> set[str]:
+    """The changes of the photograph that give it another name."""
+    changed = course.turn_pictures(npresnet.load_image(PHOTO))
+    first, *others = demo([PHOTO, *changed.values()]).argmax(axis=1)
+    return {name for name, other in zip(changed, others) if other != first}
+
+
+def is_set_of(want: Any) -> Any:
+    """A test: the same words as `want()`, each once, in any order."""
+    return lambda answer: (not isinstance(answer, (str, bytes, dict))
+                           and all(isinstance(word, str) for word in answer)
+                           and set(answer) == want())
+
+
+QUESTIONS: dict[str, Question] = {
+    "1a": Question(
+        is_shape(3, 160, 160), "Three numbers: the channels, then the height, then the width.",
+        ((is_shape(160, 160, 3), "Those are the right numbers. Which axis comes first here?"),
+         (is_shape(1, 3, 160, 160), "That is a batch of one. The question is about one picture."),
+         (lambda a: tuple(a)[1:] in ((251, 320), (320, 251)) or 251 in tuple(a),
+          "That is the file's size. What edge does the configuration ask for?"))),
+    "1b": Question(
+        close_to(lambda: 1.0, 1e-3), "Softmax divides each number by their sum.",
+        ((close_to(lambda: 0.0), "Each of the ten is positive, whatever the picture shows."),
+         (close_to(lambda: 100.0), "In percent, yes. Give it as a number between 0 and 1."),
+         (close_to(lambda: 0.1, 1e-3), "That would be one of ten equal shares. Add all ten."))),
+    "1c": Question(
+        one_of("b"), "Write e^(l + 5) as a product of two powers. What happens to the factor?",
+        ((one_of("a"), "Each power grows, but so does their sum."),
+         (one_of("c"), "Each power grows by the same factor, and so does their sum."))),
+    "1d": Question(
+        one_of("b"), "Count the pictures in the table below whose share rose.",
+        ((one_of("a"), "Nothing in the network knows that its input is wrong."),
+         (one_of("c"), "No step of the arithmetic looks at the range of its input."))),
+    "1e": Question(
+        one_of("b"), "Look at the sign of the map: does one colour fill all of it?",
+        ((one_of("a"), "What is covered may have spoken for another name. All shares sum to 1."),)),
+    "1f": Question(
+        describes, "Write a function of one picture that gives five pairs (name, share).",
+        ((lambda a: not callable(a), "A function is wanted: it will be called on other pictures."),
+         (lambda a: not gives_five(a), "Five pairs are wanted."),
+         (lambda a: float(list(a(course.draw_pictures()["noise"]))[0][1]) > 1,
+          "Shares between 0 and 1 are wanted, largest first."),)),
+    "1g": Question(
+        is_set_of(renamed), "Compare each change's most probable class with the photograph's own.",
+        ((lambda a: isinstance(a, str), "A list of names is wanted, even if it has one."),
+         (is_set_of(lambda: set(course.turn_pictures(npresnet.load_image(PHOTO))) - renamed()),
+          "Those keep their name. Which don't?"))),
+    "1h": Question(
+        one_of("c"), "What would the number be if the right name were not on the list?",
+        ((one_of("a"), "Is the right name among the ten at all?"),
+         (one_of("b"), "How alike two pictures are was never computed."))),
 }
