@@ -26,6 +26,11 @@ WRONG: dict[str, list] = {
     "1g": [(["mirrored", "without colour", "a little closer"], "keep"), ("quarter turn", "list"),
            ["quarter turn", "mirrored"], []],
     "1h": [("a", "among"), ("b", "alike"), "d"],
+    "7a": [4, (10, "missing"), (20, "stem"), (7, "smaller")],
+    "7b": [1, (2, "blocks"), (0, "pixels")],
+    "7c": [((3.5, 3.5),), ((2, 2), "inputs"), ((4, 4), "estimate")],
+    "7d": ["head.fc", ("stages.3.blocks.0.conv2", "stops")],
+    "7e": [7, (49, "kernel"), (1600, "pool"), (80, "axis")],
 }
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
 
