@@ -6,7 +6,7 @@ import course
 import numpy as np
 import pytest
 from course import Question, close_to, one_of, shape_differs
-from questions import QUESTIONS
+from questions import QUESTIONS, _weighted_row
 
 # Of each question: wrong answers that students give. Those that a hint of its own is for come with
 # a word of that hint.
@@ -31,6 +31,16 @@ WRONG: dict[str, list] = {
     "7c": [((3.5, 3.5),), ((2, 2), "inputs"), ((4, 4), "estimate")],
     "7d": ["head.fc", ("stages.3.blocks.0.conv2", "stops")],
     "7e": [7, (49, "kernel"), (1600, "pool"), (80, "axis")],
+    "2a": [((3000, 4000, 3), "quarter turn"), ((4000, 3000), "channels"), [3, 4000, 3000]],
+    "2b": [(45, "even"), (44.5, "whole"), (89, "left over"), (138, "resized"), 0, 46],
+    "2c": [("a", "antialiasing"), ("C", "centres"), ("grey", "letter")],
+    "2d": [([-4.5, 96, 246], "centres"), ([0, 150], "Three"), (_weighted_row(1), "stretched"),
+           (_weighted_row(2, share=False), "border"), (_weighted_row(2, shift=0.5), "i + ½"),
+           (np.round(_weighted_row(2)).clip(0, 255), "round")],
+    "2e": [((10, 0), "surer"), ((2, 4), "other way"), (4, "picture by picture"), ([4], "Two")],
+    "2f": [(np.arange(256.0), "dtype"), (np.arange(255, dtype=np.uint8), "256"),
+           (np.maximum(np.arange(256), 1).astype(np.uint8) - np.uint8(1), "astype"),
+           (np.zeros(256, np.uint8), "reverse")],
 }
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
 

@@ -99,6 +99,21 @@ def set_style() -> None:
                          "axes.spines.top": False, "axes.spines.right": False})
 
 
+def ten_versions(photo: Any) -> dict[str, Any]:
+    """Ten versions of one photograph (PIL, RGB), itself first: turned, darker, cropped, …"""
+    from PIL import Image, ImageEnhance, ImageOps
+
+    w, h = photo.size
+    turn, brightness = Image.Transpose, ImageEnhance.Brightness(photo)
+    return {"as it is": photo, "mirrored": ImageOps.mirror(photo),
+            "turned by 90°": photo.transpose(turn.ROTATE_90),
+            "turned by 180°": photo.transpose(turn.ROTATE_180),
+            "half as bright": brightness.enhance(0.5), "darker": brightness.enhance(0.7),
+            "brighter": brightness.enhance(1.4), "grey": photo.convert("L").convert("RGB"),
+            "left part": photo.crop((0, 0, -(-7 * w // 10), h)),
+            "right part": photo.crop((3 * w // 10, 0, w, h))}
+
+
 def show(ax: Any, picture: Any, title: str = "", **options: Any) -> None:
     """Draw one picture on `ax`, (H, W) or (H, W, 3), without ticks. options: of `imshow`."""
     ax.imshow(picture, **options)
