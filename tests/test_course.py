@@ -8,8 +8,20 @@ import pytest
 from course import Question, close_to, one_of, shape_differs
 from questions import QUESTIONS, _weighted_row
 
+from npresnet import ops
+
 # Of each question: wrong answers that students give. Those that a hint of its own is for come with
 # a word of that hint.
+SMALL = (np.arange(30) ** 2 % 11).reshape(5, 6).astype(np.float32)
+BLUR = np.full((1, 1, 5, 5), 1 / 25, np.float32)
+
+
+def blurred(**pad) -> np.ndarray:
+    return ops.conv2d(np.pad(SMALL, 2, **pad)[None, None], BLUR)[0, 0]
+
+
+SOBEL = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+
 WRONG: dict[str, list] = {
     "12a": [(83, "two operations"), (664, "four bytes"), 500, 0, "166 FLOP"],
     "12b": ["a", "b", "memory"], "12c": ["a", "b", 2], "12e": ["a", "c", ""],
@@ -41,6 +53,14 @@ WRONG: dict[str, list] = {
     "2f": [(np.arange(256.0), "dtype"), (np.arange(255, dtype=np.uint8), "256"),
            (np.maximum(np.arange(256), 1).astype(np.uint8) - np.uint8(1), "astype"),
            (np.zeros(256, np.uint8), "reverse")],
+    "3a": [(4, "signs"), (0, "falls"), 10, -10],
+    "3b": [(9, "zeros"), (6, "edge"), 5, 3],
+    "3c": [(5, "unfinished"), (4.5, "last"), (3, "both sides"), (8, "stride 1")],
+    "3d": [(np.zeros(3), "3×3"), (np.ones((3, 3)), "add up"), (SOBEL, "transpose"),
+           (SOBEL.T, "transpose"), (-SOBEL - SOBEL.T, "smaller"), (np.zeros((3, 3)), "smaller"),
+           np.eye(3)],
+    "3e": [(blurred(), "zeros"), (blurred(mode="symmetric"), "twice"),
+           (blurred(mode="edge"), "behind"), (blurred()[1:-1], "as large"), SMALL],
 }
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
 
