@@ -61,6 +61,16 @@ WRONG: dict[str, list] = {
            np.eye(3)],
     "3e": [(blurred(), "zeros"), (blurred(mode="symmetric"), "twice"),
            (blurred(mode="edge"), "behind"), (blurred()[1:-1], "as large"), SMALL],
+    "4a": [((2, 4, 4), "Four"), ((2, 12, 4, 3), "apart"), ((2, 3, 4, 3), "counts maps"),
+           ((2, 4, 3, 4), "Height"), ((2, 4, 7, 6), "stride 1"), [2, 4, 3, 2], [2, 4, 4, 4]],
+    "4b": [(9, "stops see"), (1, "corner"), 2, 16],
+    "4c": [(0, "normalised"), (3, "white"), -1],
+    "4d": [(np.arange(16), "4×4"), (np.arange(1, 17).reshape(4, 4), "overwritten"),
+           np.ones((4, 4)), np.arange(1, 17).reshape(4, 4) * 4],
+    "4e": [(115605504, "Three"), ([2 * 115605504, 1392640, 3612672], "not two"),
+           ([903168, 1392640, 3612672], "input channels"),
+           ([115605504, 348160, 3612672], "float32"), ([115605504, 1392640, 903168], "columns"),
+           [115605504, 991232, 3612672]],
 }
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
 
