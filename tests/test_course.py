@@ -71,6 +71,14 @@ WRONG: dict[str, list] = {
            ([903168, 1392640, 3612672], "input channels"),
            ([115605504, 348160, 3612672], "float32"), ([115605504, 1392640, 903168], "columns"),
            [115605504, 991232, 3612672]],
+    "5a": [(1.2, "one layer"), (24, "added"), (9.6 ** 20, "root"), 0.15 ** 20, 20],
+    "5b": [((8, 4, 1, 1), "round"), ((8, 4), "round"), ((4, 32, 1, 1), "between"), [4, 8, 3, 3], 4],
+    "5c": [(49, "all"), (48, "norm1"), (33, "last"), (16, "More"), 17, 0, "thirty-two"],
+    "5d": [("conv1", "compared"), ("norm1", "Is norm1"), ("norm3", "earlier"), "stem.conv", 2],
+    "5e": [([-1, 3, 3.5], "missing"), ([-0.5, 2, 5.5], "through"), (-0.5, "Three"), [1, 2, 3]],
+    "5f": [(0, "added"), 0.7, 1.5, "nan"],
+    "5g": [("a", "divided"), ("c", "first"), 0.25, "inf"],
+    "5h": [(150_000, "root"), (316.2278, "weight"), 1.5, 0],
 }
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
 
