@@ -4,7 +4,7 @@
     show_maps(maps, titles)             feature maps on one scale, with its colour bar
     draw_pictures()                     pictures of known things, drawn
 
-The questions of each chapter, and what is true of a right answer, stand in `questions.py`.
+The questions of each chapter, and what is true of a right answer, stand in `questions/`.
 """
 from __future__ import annotations
 
