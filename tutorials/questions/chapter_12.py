@@ -3,8 +3,6 @@ from __future__ import annotations
 
 from course import Question, close_to, one_of
 
-# --- 12: the CPU, to the roofline -----------------------------------------------------------------
-
 
 def flop_per_byte(c: int, k: int, taps: int, pixels: int) -> float:
     """Of a convolution that reads its picture and weights once and writes its output once."""

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from course import Question, close_to, one_of, shape_differs, ten_versions
 
-# --- 2: pixels to tensor --------------------------------------------------------------------------
-
 ROW = [0.0, 0.0, 60.0, 240.0, 240.0, 240.0]
 
 

@@ -9,8 +9,6 @@ from npresnet.graph import build_graph
 from npresnet.lower.folding import scale_and_shift
 from npresnet.variants import DEMO
 
-# --- 5: norm, ReLU and folding --------------------------------------------------------------------
-
 # A batch norm behind a convolution with a bias (5e), and one without variance (5f, 5g, 5h).
 _CONV_BIAS = np.array([0.5, -1.0, 2.0])
 _BN = {"bn.weight": np.array([2.0, 1.0, -1.0]), "bn.bias": np.array([0.0, 1.0, 3.0]),

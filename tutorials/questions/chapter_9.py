@@ -17,8 +17,6 @@ from npresnet.weights import read_weights
 
 _HERE = Path(__file__).resolve().parents[1]
 
-# --- 9: weights, byte by byte ---------------------------------------------------------------------
-
 _STEM = "stem.conv.weight"
 
 
