@@ -2,6 +2,8 @@
 called wrong, and no hint gives the answer away."""
 from __future__ import annotations
 
+from pathlib import Path
+
 import course
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from course import Question, close_to, one_of, shape_differs
 from questions import QUESTIONS
 from questions.chapter_2 import _weighted_row
 
+import npresnet
 from npresnet import ops
 
 # Of each question: wrong answers that students give. Those that a hint of its own is for come with
@@ -178,3 +181,40 @@ def test_bars_and_pictures(figures):
     bars, pictures = figures
     assert bars.axes[0].get_xscale() == "log" and bars.axes[0].get_xlabel() == "ms"
     assert [ax.get_title() for ax in pictures.axes[:7]] == list("abcdefg")
+
+
+def test_photographs_have_their_sources():
+    folder = Path(course.__file__).with_name("pictures")
+    table = (folder / "README.md").read_text(encoding="utf-8")
+    pictures = course.load_pictures()
+    assert len(pictures) == 12
+    assert all(p.mode == "RGB" and max(p.size) == 320 for p in pictures.values())
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()
+            if row.startswith("| `")]
+    assert [row[0] for row in rows] == [f"`{name}.jpg`" for name in pictures]
+    assert all(cell for row in rows for cell in row)
+
+
+def test_embeddings_are_the_demos():
+    """Its head names of the held-out ones what the record of its training says of them all; and
+    what it makes of another picture stands with them, not beside."""
+    model = npresnet.create_model("demo", backend="numpy")
+    head, bias = (model.state_dict()[f"head.fc.{name}"] for name in ("weight", "bias"))
+    given = course.load_embeddings()
+    for rows, labels, least, each in (
+            (given.trained, given.trained_labels, 0.95, 50),
+            (given.held_out, given.held_out_labels, 0.9, 100)):
+        assert rows.dtype == np.float32 and rows.shape == (10 * each, 512)
+        assert (np.bincount(labels) == each).all()
+        right = ((rows @ head[:, :, 0, 0].T + bias).argmax(1) == labels).mean()
+        print(f"{right:.3f} right")
+        assert right > least
+    own = embedding(model, course.load_pictures()["pagoda"])
+    cosines = given.held_out @ own / np.linalg.norm(given.held_out, axis=1) / np.linalg.norm(own)
+    church = 4
+    assert given.held_out_labels[cosines.argmax()] == church
+
+
+def embedding(model, picture) -> np.ndarray:
+    transform = npresnet.data.create_transform(**npresnet.data.resolve_model_data_config(model))
+    return model.forward_head(model.forward_features(transform(picture)[None]), pre_logits=True)[0]

@@ -3,12 +3,15 @@
     check("3a", 28)                     right, or wrong with a hint; never the answer
     show_maps(maps, titles)             feature maps on one scale, with its colour bar
     draw_pictures()                     pictures of known things, drawn
+    load_pictures()                     twelve photographs
+    load_embeddings()                   what the demo makes of 1,500 pictures of its ten classes
 
 The questions of each chapter, and what is true of a right answer, stand in `questions/`.
 """
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,6 +177,35 @@ def show_bars(names: Sequence[str], values: Sequence[float], *, label: str, log:
         ax.set_xscale("log")
     ax.invert_yaxis()
     plt.show()
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def load_pictures() -> dict[str, Any]:
+    """The photographs of `pictures/` by name (PIL, RGB). Sources, licences: its README."""
+    import npresnet
+
+    return {file.stem: npresnet.load_image(file)
+            for file in sorted(Path(__file__).with_name("pictures").glob("*.jpg"))}
+
+
+class Embeddings(NamedTuple):
+    """The demo's embeddings of pictures of its ten classes. labels: 0–9, their places in the head.
+
+    trained: of 50 pictures a class that it was trained on, (500, 512) float32. held_out: of 100 a
+    class that it never saw, (1000, 512). Made by `tests/training/embeddings.py`.
+    """
+    trained: np.ndarray
+    trained_labels: np.ndarray
+    held_out: np.ndarray
+    held_out_labels: np.ndarray
+
+
+def load_embeddings() -> Embeddings:
+    with np.load(Path(__file__).with_name("embeddings.npz")) as file:
+        return Embeddings(file["trained"].astype(np.float32), file["trained_labels"].astype(int),
+                          file["held_out"].astype(np.float32), file["held_out_labels"].astype(int))
 
 
 # --- pictures that are drawn ----------------------------------------------------------------------
