@@ -54,6 +54,7 @@ def check_maps(model, twin, x, backend: str, choices) -> None:
             assert_close(f"{what}: map {i} alone", b, c, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", slow_unless([8], [8, 16, 32]))
 @pytest.mark.parametrize("name", slow_unless(["resnetv2_18d", "resnetv2_50"], VARIANTS))
 def test_whole_depth(name, output_stride, backend):
@@ -73,6 +74,7 @@ def test_every_choice_of_maps(name, output_stride, backend):
     check_maps(model, twin, random_pictures(2, 3, 48, 65), backend, EVERY_CHOICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", slow_unless([0, 1], range(12)))
 def test_options_together(seed, backend):
     """Options drawn at random, all at once, on one model that is used again and again."""
@@ -107,6 +109,7 @@ def torch_features(twin, x):
         return twin.forward_features(torch.from_numpy(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", slow_unless([8], [8, 16, 32]))
 def test_features_only(output_stride, backend):
     """Any choice of maps, and no stage runs behind the last of them."""

@@ -61,6 +61,7 @@ def test_in_text_a_line_a_file(photos, tmp_path, capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_occlusion_and_the_part_that_was_seen(photos, tmp_path, capsys):
     row, = rows_of(capsys, 0, photos / "c.png", "--method", "occlusion", "--out",
                    tmp_path / "Map.PNG", "--crop", "--classes", "0")

@@ -50,6 +50,7 @@ def stop_after(monkeypatch, count: int, error: BaseException) -> None:
         monkeypatch.setattr(kind, "write", stopping)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command, name", KINDS)
 @pytest.mark.parametrize("count", [0, 3, 6])
 def test_an_interrupt_keeps_what_is_done_and_resume_goes_on(nine, tmp_path, monkeypatch, capsys,
@@ -85,6 +86,7 @@ def test_a_killed_run_may_leave_half_a_line(nine, tmp_path, name, cut):
     assert contents(path) == contents(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["embed", "features"])
 def test_a_killed_run_leaves_its_spool(nine, tmp_path, monkeypatch, command):
     whole, path = tmp_path / "whole.npz", tmp_path / "out.npz"
@@ -105,6 +107,7 @@ def test_a_killed_run_leaves_its_spool(nine, tmp_path, monkeypatch, command):
     assert contents(path) == contents(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.npz"])
 @pytest.mark.parametrize("room", [0, 1, 7000, 9000])
 def test_a_full_disk_leaves_whole_records(nine, tmp_path, monkeypatch, capsys, name, room):

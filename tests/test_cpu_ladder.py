@@ -14,6 +14,7 @@ PATH = Path(__file__).resolve().parents[1] / "tutorials" / "cpu_ladder.py"
 ladder = pytest.importorskip("cpu_ladder", reason="the ladder is written in Numba")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(6))
 def test_each_rung_against_the_definition(number):
     """A small layer, whose last tile of pixels isn't full, and whose border must not leak."""

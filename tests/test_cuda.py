@@ -35,6 +35,7 @@ no_gpu = pytest.mark.skipif(
 
 # --- kernels --------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @needs_numba_cuda
 @pytest.mark.parametrize("case", slow_unless(["norms"], CASES))
 def test_in_the_simulator(case):
@@ -103,6 +104,7 @@ def in_python(code):
                           timeout=120)
 
 
+@pytest.mark.slow
 def test_without_numba_cuda_everything_says_what_to_install():
     done = in_python(WITHOUT_NUMBA_CUDA + INSPECT)
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr

@@ -148,6 +148,7 @@ def command(*args: str, run: str = "", **environment: str) -> subprocess.Complet
                           env=env | dict(PYTHONPATH=str(ROOT)) | environment)
 
 
+@pytest.mark.slow
 def test_the_command_line_says_it_in_a_line(tmp_path):
     done = command("classify", "--json", PHOTO, NUMBA_DISABLE_JIT="1")
     assert done.returncode == 0 and "tench" in done.stdout, done.stderr

@@ -45,6 +45,7 @@ def test_each_algorithm_is_exact_enough(name, m, monkeypatch):
     assert result.first_divergence is None and not result.only_a, str(result)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(list(VARIANTS)), st.integers(1, 90), st.integers(1, 90),
        st.sampled_from([8, 16, 32]), st.booleans(), st.integers(0, 99))
@@ -113,6 +114,7 @@ def test_a_sum_that_is_wanted_outlives_the_next(name):
         assert_close(path, found, reference[path], 1e-4)
 
 
+@pytest.mark.slow
 def test_plan_reports_what_is_done():
     model = npresnet.create_model("demo", backend="numba", num_threads=1)
     report = model.plan((3, 64, 96))
@@ -187,6 +189,7 @@ def test_a_forked_child_starts_its_own_threads():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_has_threads_of_its_own():
     model = npresnet.create_model("demo", backend="numba", num_threads=2)
     x = random_pictures(3, 3, 64, 64)

@@ -111,6 +111,7 @@ def tile_case(rows, nruns, nruns2, run, stride, relu, two, residual, seed, place
     return (first, np.maximum(want * scale + shift, 0)), (C.array, D.array)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, target.MR), st.integers(1, 4), st.integers(0, 3), st.integers(1, 40),
        st.integers(1, 3), st.booleans(), st.booleans(), st.booleans(), st.integers(0, 9))

@@ -64,6 +64,7 @@ def check(engine: Engine, twin, size: tuple[int, int], n: int) -> None:
 # --- algorithms that the planner chooses ----------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [1, -1], ids=["small first", "large first"])
 @pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_50"])
 def test_one_engine_for_sizes_that_choose_other_algorithms(name, turn):

@@ -73,6 +73,7 @@ def eat(path):
     return "fine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defect, what", [
     (other_error, "a defect"), (crash, "process ended: 9"), (loop, "no end in 3 s of computing"),
     (wait, "no end in 4 s of waiting"), (eat, "bytes for a file of"),
@@ -106,6 +107,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
         fuzz.main(["--cases", "1", "--seed", "1", "--checkpoint", str(checkpoint)])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")         # old formats, new Pillow
 @pytest.mark.parametrize("module", [fuzz_weights, fuzz_pictures], ids=lambda m: m.NAME)
 def test_a_case_is_the_same_again_and_sound_seeds_are_taken(tmp_path, module):

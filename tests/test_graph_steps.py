@@ -125,6 +125,7 @@ def test_every_variants_steps_are_pytorchs(name, output_stride):
     check(narrow(name), x, output_stride=output_stride)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (3, 70), (32, 32), (35, 63)], ids=str)
 @pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_34d", "resnetv2_50", "resnetv2_50t"])
 def test_steps_at_other_sizes(name, size):

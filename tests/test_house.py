@@ -5,6 +5,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a file imports from its own floor or from those below it.
 FLOORS = [["errors", "table", "version", "ahead", "columns", "_pyinstaller"], ["ops"], ["variants"],
@@ -66,6 +68,7 @@ def test_imports_point_one_way():
     assert placed == set(FLOOR), f"no such files: {set(FLOOR) - placed}"
 
 
+@pytest.mark.slow
 def test_the_two_engines_know_nothing_of_each_other():
     for path in sources("cuda_kernels"):
         for name, _ in imports(path, with_types=True):
@@ -77,6 +80,7 @@ def test_the_two_engines_know_nothing_of_each_other():
             assert not name.startswith("cuda_kernels"), f"{path} imports {name}"
 
 
+@pytest.mark.slow
 def test_frameworks_are_imported_by_two_instruments_when_asked():
     """In parity.py and contenders.py, inside functions; nowhere else, and not in disguise."""
     instruments = ROOT / "npresnet" / "instruments"

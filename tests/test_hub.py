@@ -173,6 +173,7 @@ def test_a_connection_that_drops_for_good(python, server, tmp_path):
     assert not list((tmp_path / "home").rglob("*.safetensors"))   # nothing that looks whole
 
 
+@pytest.mark.slow
 def test_the_python_interface_raises_a_download_error(python):
     code = "import npresnet\nnpresnet.create_model('resnetv2_18', pretrained=True)"
     done = python(code, HF_HUB_OFFLINE="1")

@@ -121,6 +121,7 @@ def test_a_warning_made_an_error_is_an_image_error(tmp_path, monkeypatch):
     assert error_of(tmp_path / "a.png").startswith(f"{tmp_path}/a.png: ")
 
 
+@pytest.mark.slow
 def test_text_that_unpacks_to_far_too_much():
     bomb = b"note\0\0" + zlib.compress(bytes(200 * 2**20))
     data = png(1, 1, 8, 2, bytes(4), zTXt=bomb)

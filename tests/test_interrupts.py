@@ -62,6 +62,7 @@ def want(pictures) -> np.ndarray:
     return npresnet.create_model("demo", backend="numba", num_threads=2)(pictures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", [engine_module.ALONE, 0])
 def test_a_call_ends_with_the_picture_at_hand(stopping, pictures, want, alone, monkeypatch):
     """By the engine's own threads, whether each has pictures of its own or all have one."""
@@ -87,6 +88,7 @@ def test_a_call_ends_with_the_picture_at_hand(stopping, pictures, want, alone, m
     assert main not in ran and len(ran) <= 5 + 1 + 3              # 1: in the other thread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [0, 0.0004])
 @pytest.mark.parametrize("n, most", [(1, 0.004), (9, 0.03)])
 def test_at_any_moment(stopping, pictures, want, n, most, again):
@@ -105,6 +107,7 @@ def test_at_any_moment(stopping, pictures, want, n, most, again):
     assert hit
 
 
+@pytest.mark.slow
 def test_in_the_first_call(stopping, pictures, want):
     moments, hit = random.Random(2), 0
     for _ in range(10):

@@ -54,6 +54,7 @@ def test_reset_classifier(backend):
     assert "head.fc.weight" not in model.state_dict()
 
 
+@pytest.mark.slow
 def test_seeds_and_initialisation(backend):
     a, b, c = (npresnet.create_model("resnetv2_18", seed=seed, backend=backend).state_dict()
                for seed in (0, 0, 1))

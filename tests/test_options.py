@@ -68,15 +68,22 @@ def test_a_new_process_takes_the_backend_from_the_environment():
 # --- threads --------------------------------------------------------------------------------------
 
 
+class Calls(list):
+    """meet: where all threads wait for each other first, so that none does another's work."""
+    meet: threading.Barrier | None = None
+
+
 @pytest.fixture
 def crews(monkeypatch):
     """Calls of the compiled function: (the calling thread, of how many, which of them)."""
-    calls = []
+    calls = Calls()
     run = loops.run
 
     def watched(ops, *args):
         if len(ops):                                              # or it is only being loaded
             calls.append((threading.get_ident(), args[-2], args[-1]))
+            if calls.meet is not None:
+                calls.meet.wait(60)
         run(ops, *args)
 
     watched.stats = run.stats
@@ -95,14 +102,17 @@ def test_num_threads_is_how_many_threads_compute(num_threads, crews):
     assert {together for _, together, _ in crews} == {threads}
     assert len({thread for thread, _, _ in crews}) == threads
     crews.clear()
+    crews.meet = threading.Barrier(threads)
     model(x)
     assert [(together, me) for _, together, me in crews] == [(1, 0)] * 2
     assert len({thread for thread, _, _ in crews}) == threads
     crews.clear()
+    crews.meet = None
     model.trace(x[:1])
     assert len({thread for thread, _, _ in crews}) == threads == len(crews)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CORES < 2, reason="needs two cores to tell one thread from two")
 def test_numba_num_threads_is_the_default_and_cores_are_the_limit():
     code = ("import npresnet\n"

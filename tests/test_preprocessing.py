@@ -57,7 +57,8 @@ def name_of(config: dict) -> str:
     return f"{height}×{width}-{config['crop_pct']}-{config['interpolation']}-{config['crop_mode']}"
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+@pytest.mark.parametrize("config", CONFIGS[:3] + [pytest.param(config, marks=pytest.mark.slow)
+                                                  for config in CONFIGS[3:]], ids=name_of)
 def test_pixels_are_timms_bit_for_bit(config):
     rows = [row for row in golden_rows() if row["config"] == json.loads(json.dumps(config))]
     assert len(rows) == len(SIZES) + 6

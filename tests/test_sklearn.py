@@ -160,6 +160,7 @@ def halves(count: int) -> tuple[list[np.ndarray], np.ndarray]:
     return pictures, labels
 
 
+@pytest.mark.slow
 def test_a_pipeline_learns():
     pictures, labels = halves(40)
     pipeline = make_pipeline(Embedder(normalize=True), LogisticRegression())

@@ -129,6 +129,7 @@ CHANGES = st.lists(st.tuples(SHARE, st.integers(0, 255)), max_size=6)  # (where,
 CUT = st.one_of(st.none(), st.floats(0, 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CHANGES, CUT)

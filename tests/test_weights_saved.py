@@ -151,6 +151,7 @@ print(npresnet.__file__, len(tensors), "numba" in sys.modules, labels[0], *logit
 """
 
 
+@pytest.mark.slow
 def test_npresnet_runs_from_inside_a_zip_file(tmp_path):
     zipped, photo = tmp_path / "all.zip", tmp_path / "photo.png"
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -57,6 +57,7 @@ def sparse(path, header, size=SPARSE):
 # --- before anything is converted -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc what is in memory")
 @pytest.mark.parametrize("code", ["F16", "BF16", "F64", "F32"])
 def test_a_large_sparse_file_that_does_not_fit_is_refused_by_its_header(tmp_path, code):
@@ -134,6 +135,7 @@ def test_first_weights_are_adapted_and_checked_again(tmp_path, state):
     assert "stem.conv.weight: expected finite numbers, found Inf" in message
 
 
+@pytest.mark.slow
 def test_far_too_many_tensors_are_refused_by_the_headers_length(tmp_path, monkeypatch):
     header, at = {}, 0
     while len(header) < 20_000:
