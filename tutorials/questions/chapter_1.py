@@ -76,12 +76,12 @@ QUESTIONS: dict[str, Question] = {
          (is_shape(1, 3, 160, 160), "That is a batch of one. The question is about one picture."),
          (lambda a: tuple(a)[1:] in ((251, 320), (320, 251)) or 251 in tuple(a),
           "That is the file's size. What edge does the configuration ask for?"))),
-    "1b": Question(
+    "1c": Question(
         close_to(lambda: 1.0, 1e-3), "Softmax divides each number by their sum.",
         ((close_to(lambda: 0.0), "Each of the ten is positive, whatever the picture shows."),
          (close_to(lambda: 100.0), "In percent, yes. Give it as a number between 0 and 1."),
          (close_to(lambda: 0.1, 1e-3), "That would be one of ten equal shares. Add all ten."))),
-    "1c": Question(
+    "1b": Question(
         one_of("b"), "Write e^(l + 5) as a product of two powers. What happens to the factor?",
         ((one_of("a"), "Each power grows, but so does their sum."),
          (one_of("c"), "Each power grows by the same factor, and so does their sum."))),
