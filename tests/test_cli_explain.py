@@ -26,7 +26,7 @@ def rows_of(capsys, code: int, *argv) -> list[dict]:
 
 def test_its_maps_are_those_of_the_library(photos, tmp_path, capsys):
     photo, out = photos / "a.png", tmp_path / "maps" / "new"
-    row, = rows_of(capsys, 0, photo, "--out", out, "--top", 2)
+    row, = rows_of(capsys, 0, photo, "--output", out, "--top", 2)
     assert row["file"] == str(photo) and set(row) == {"file", "maps"}
     model = npresnet.create_model("demo")
     transform = data.create_transform(**data.resolve_model_data_config(model))
@@ -49,7 +49,8 @@ def test_its_maps_are_those_of_the_library(photos, tmp_path, capsys):
 
 
 def test_in_text_a_line_a_file(photos, tmp_path, capsys):
-    argv = ["explain", str(photos), "--out", str(tmp_path), "--classes", "tench", "1", "n01440764"]
+    argv = ["explain", str(photos), "--output", str(tmp_path),
+            "--classes", "tench", "1", "n01440764"]
     assert main(argv) == 1
     out, err = capsys.readouterr()
     lines = out.splitlines()
@@ -63,7 +64,7 @@ def test_in_text_a_line_a_file(photos, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_occlusion_and_the_part_that_was_seen(photos, tmp_path, capsys):
-    row, = rows_of(capsys, 0, photos / "c.png", "--method", "occlusion", "--out",
+    row, = rows_of(capsys, 0, photos / "c.png", "--method", "occlusion", "--output",
                    tmp_path / "Map.PNG", "--crop", "--classes", "0")
     found, = row["maps"]
     assert (found["method"], found["png"]) == ("occlusion", f"{tmp_path}/Map.PNG")
@@ -77,7 +78,7 @@ def test_occlusion_and_the_part_that_was_seen(photos, tmp_path, capsys):
 
 def test_large_pictures_are_drawn_smaller(tmp_path, capsys):
     Image.fromarray(awkward_picture(2000, 50)).save(tmp_path / "wide.png")
-    row, = rows_of(capsys, 0, tmp_path / "wide.png", "--out", tmp_path)
+    row, = rows_of(capsys, 0, tmp_path / "wide.png", "--output", tmp_path)
     assert Image.open(row["maps"][0]["png"]).size == (1600, 40)
     left, top, right, bottom = row["maps"][0]["seen"]             # of the whole photograph
     assert (left + right) / 2 == pytest.approx(1000, abs=1) and (top, bottom) == (0, 50)
@@ -89,7 +90,7 @@ def test_large_pictures_are_drawn_smaller(tmp_path, capsys):
 def test_no_file_is_lost(photos, tmp_path, capsys):
     photo, out = photos / "a.png", tmp_path / "map.png"
     out.write_bytes(b"precious")
-    argv = ["explain", photo, "--out", out]
+    argv = ["explain", photo, "--output", out]
     taken = f"npresnet explain: {out}: is there already; --overwrite replaces it"
     assert complaint(capsys, 1, *argv) == taken and out.read_bytes() == b"precious"
     assert main([*map(str, argv), "--overwrite"]) == 0
@@ -98,7 +99,7 @@ def test_no_file_is_lost(photos, tmp_path, capsys):
     before = photo.read_bytes()
     (tmp_path / "link.png").symlink_to(photo)
     for target in (photo, tmp_path / "link.png"):
-        message = complaint(capsys, 1, "explain", photo, "--out", target, "--overwrite")
+        message = complaint(capsys, 1, "explain", photo, "--output", target, "--overwrite")
         assert "is one of the pictures themselves" in message
     assert photo.read_bytes() == before
 
@@ -108,7 +109,7 @@ def test_pictures_of_one_name_have_maps_of_their_own(photos, tmp_path, capsys):
     for name in ("more/a.png", "A.webp", "a.bmp"):
         Image.fromarray(awkward_picture(50, 40)).save(photos / name)
     (photos / "b.jpg").unlink()
-    rows = rows_of(capsys, 0, photos, "--out", tmp_path / "maps", "--classes", "0")
+    rows = rows_of(capsys, 0, photos, "--output", tmp_path / "maps", "--classes", "0")
     names = sorted(Path(row["maps"][0]["png"]).name for row in rows)
     assert len(names) == len({name.lower() for name in names}) == len(rows) == 5
     assert {"a-2-cam-0-tench.png", "a-3-cam-0-tench.png", "c-cam-0-tench.png"} < set(names)
@@ -119,15 +120,16 @@ def test_files_that_cannot_be_written(photos, tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(weights, "write_whole", full)
-    rows = rows_of(capsys, 1, photos / "a.png", photos / "c.png", "--out", tmp_path / "maps")
+    rows = rows_of(capsys, 1, photos / "a.png", photos / "c.png", "--output", tmp_path / "maps")
     assert all(row["error"].endswith("can't be written (No space left on device)") for row in rows)
     assert len(rows) == 2 and not list((tmp_path / "maps").iterdir())
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["a.png", "c.png", "--out", "one.png"], "--out one.png is one file, for 2 pictures"),
-    (["a.png", "--top", "2", "--out", "one.png"], "1 pictures with 2 classes each; give a folder"),
-    (["a.png", "--out", "c.png/maps"], "--out c.png/maps: Not a directory"),
+    (["a.png", "c.png", "--output", "one.png"], "--output one.png is one file, for 2 pictures"),
+    (["a.png", "--top", "2", "--output", "one.png"],
+     "1 pictures with 2 classes each; give a folder"),
+    (["a.png", "--output", "c.png/maps"], "--output c.png/maps: Not a directory"),
     (["a.png", "--classes", "goldfish"], "there is no class 'goldfish' among the model's 10"),
     (["a.png", "--classes", "10"], "there is no class 10: they go from 0 to 9"),
     (["a.png", "--model", "resnet"], "unknown model 'resnet'")])
@@ -152,7 +154,7 @@ def test_weights_that_overflow_are_named(tiny, photos, tmp_path, capsys):
             state[name] = np.full_like(state[name], 3e38)
     npresnet.write_weights(tmp_path / "huge.safetensors", state)
     message = complaint(capsys, 1, "explain", "--model", "tiny", "--weights",
-                        tmp_path / "huge.safetensors", photos / "a.png", "--out", tmp_path)
+                        tmp_path / "huge.safetensors", photos / "a.png", "--output", tmp_path)
     assert "huge.safetensors: the weights are finite, but what they make of" in message
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ..model import ResNetV2
 
 HELP = "show which places of a picture speak for a class"
-EXAMPLES = ("npresnet explain photo.jpg --top 2 --out maps/",
-            "npresnet explain photo.jpg --classes tench --method occlusion --out tench.png")
+EXAMPLES = ("npresnet explain photo.jpg --top 2 --output maps/",
+            "npresnet explain photo.jpg --classes tench --method occlusion --output tench.png")
 
 METHODS = ("cam", "occlusion")
 LONGEST = 1600                                                    # pixels of a map over a picture
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="cam: what each place of the last feature map adds to the class, "
                              "exactly; occlusion: what the class's probability loses when a place "
                              "is covered, which is slower (default: %(default)s)")
-    parser.add_argument("--out", default="", metavar="WHERE",
+    parser.add_argument("-o", "--output", default="", metavar="WHERE",
                         help="a folder for the maps, made if there is none (default: here), or for "
                              "a single map a file that ends in .png. They are drawn at most "
                              f"{LONGEST} pixels long")
@@ -148,25 +148,25 @@ def write(names: Names, file: str, label: Label, found: dict, picture: Image.Ima
 class Names:
     """Where maps are written: no two of a run have the same name, and none that of a picture.
 
-    count: how many maps each of `files` gets. Raises UsageError if they can't go to --out.
+    count: how many maps each of `files` gets. Raises UsageError if they can't go to --output.
     """
 
     def __init__(self, args: argparse.Namespace, files: list[str], count: int):
         self.args, self.taken = args, set[str]()
         self.pictures = {identity(file) for file in files} - {None}
-        self.single = args.out.lower().endswith(".png") and not os.path.isdir(args.out)
+        self.single = args.output.lower().endswith(".png") and not os.path.isdir(args.output)
         if self.single and len(files) * count > 1:
-            raise UsageError(f"--out {printable(args.out)} is one file, for {len(files)} pictures "
-                             f"with {count} classes each; give a folder")
-        folder = os.path.dirname(args.out) if self.single else args.out
+            raise UsageError(f"--output {printable(args.output)} is one file, for "
+                             f"{len(files)} pictures with {count} classes each; give a folder")
+        folder = os.path.dirname(args.output) if self.single else args.output
         try:
             os.makedirs(folder or ".", exist_ok=True)
         except OSError as error:
-            raise UsageError(f"--out {printable(args.out)}: {error.strerror}") from None
+            raise UsageError(f"--output {printable(args.output)}: {error.strerror}") from None
 
     def choose(self, file: str, label: Label) -> str:
         """The path for a class's map of `file`. Raises ImageError if it mustn't be written."""
-        path: str = self.args.out
+        path: str = self.args.output
         if not self.single:
             stem = os.path.splitext(os.path.basename(file))[0][:100]
             words = re.sub(r"\W+", "-", label.name.split(",")[0].lower()).strip("-")
@@ -175,10 +175,10 @@ class Names:
             name = next(name for name in itertools.chain([f"{stem}-{end}"], tries)
                         if name.casefold() not in self.taken)
             self.taken.add(name.casefold())
-            path = os.path.join(self.args.out, name)
+            path = os.path.join(self.args.output, name)
         if identity(path) in self.pictures:
             raise ImageError(f"{printable(path)}: is one of the pictures themselves; choose "
-                             "another --out")
+                             "another --output")
         if os.path.lexists(path) and not self.args.overwrite:
             raise ImageError(f"{printable(path)}: is there already; --overwrite replaces it")
         return path
