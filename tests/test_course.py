@@ -10,6 +10,7 @@ import pytest
 from course import Question, close_to, one_of, shape_differs
 from questions import QUESTIONS
 from questions.chapter_2 import _weighted_row
+from questions.chapter_6 import damage, post_activation
 
 import npresnet
 from npresnet import ops
@@ -54,6 +55,21 @@ WRONG: dict[str, list] = {
     "1g": [(["mirrored", "without colour", "a little closer"], "keep"), ("quarter turn", "list"),
            ["quarter turn", "mirrored"], []],
     "1h": [("a", "among"), ("b", "alike"), "d"],
+    "6a": [(1, "out"), (0.1 ** 30, "shortcuts"), (-(0.1 ** 30), "shortcuts"), (0.99, "pair"),
+           (1.1 ** 30, "below 1"), 1.5, 0.5],
+    "6b": [(16, "all"), (4, "others"), (13, "Stage 0"), 50, 15],
+    "6c": [("stages.0.blocks.0", "terms"), ("stages.0.blocks.0.conv2", "branch"),
+           ("norm1", "branch"), ("stages.1.blocks.0.downsample.conv", "first"), "stem.pool", 0],
+    "6d": [("stages.0.blocks.0", "leaves it alone"), ("stages.0.blocks.1.norm1", "meet"),
+           ("stages.0.blocks.1.conv3", "meet"), ("stages.1.blocks.1", "earlier"), "head.fc", 1],
+    "6e": [(7, "together"), (25, "variance"), (1, "whenever"), 3.5, 12],
+    "6f": [([-1, -4, 1], "v2"), ([0, 0, 1], "gave"), (5, "Three"), [1, 0, 5]],
+    "6g": [(np.zeros(12), "function"), (lambda x: np.ones(16), "shape"),
+           (lambda x: 0.3, "Twelve"), (lambda x: damage(x, relative=False), "these logits"),
+           lambda x: damage(x)[::-1]],
+    "6h": [(post_activation("nowhere"), "negative"),
+           (post_activation("before the sum")[0], "belongs"),
+           (np.zeros((1, 4, 1, 1)), "padding"), np.zeros((1, 4, 3, 3))],
     "7a": [4, (10, "missing"), (20, "stem"), (7, "smaller")],
     "7b": [1, (2, "blocks"), (0, "pixels")],
     "7c": [((3.5, 3.5),), ((2, 2), "inputs"), ((4, 4), "estimate")],
