@@ -86,7 +86,7 @@ def shape_differs(want: Callable[[], Any]) -> Callable[[Any], bool]:
 
 def one_of(*answers: str) -> Callable[[Any], bool]:
     """A test: one of these words or letters, however it is written."""
-    return lambda answer: str(answer).strip().lower() in answers
+    return lambda answer: str(answer).strip(" ().:").lower() in answers
 
 
 # --- pictures -------------------------------------------------------------------------------------

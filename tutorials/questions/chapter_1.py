@@ -51,7 +51,11 @@ def describes(answer: Any) -> bool:
 
 
 def gives_five(answer: Any) -> bool:
-    return len(list(answer(course.draw_pictures()["noise"]))) == 5
+    return len(list(answer(noise()))) == 5
+
+
+def noise() -> Any:
+    return course.draw_pictures()["noise"]
 
 
 @cache
@@ -96,7 +100,12 @@ QUESTIONS: dict[str, Question] = {
         describes, "Write a function of one picture that gives five pairs (name, share).",
         ((lambda a: not callable(a), "A function is wanted: it will be called on other pictures."),
          (lambda a: not gives_five(a), "Five pairs are wanted."),
-         (lambda a: float(list(a(course.draw_pictures()["noise"]))[0][1]) > 1,
+         (lambda a: any(isinstance(share, str) for _, share in a(noise())),
+          "Give the shares as numbers, not as text. The name comes first."),
+         (lambda a: list(a(noise())) == list(a(PHOTO)),
+          "Two pictures gave the same. Does it use the one that it is given?"),
+         (lambda a: list(a(noise()))[0][1] < list(a(noise()))[-1][1], "The largest comes first."),
+         (lambda a: float(list(a(noise()))[0][1]) > 1,
           "Shares between 0 and 1 are wanted, largest first."),)),
     "1g": Question(
         is_set_of(renamed), "Compare each change's most probable class with the photograph's own.",
