@@ -84,6 +84,7 @@ WRONG: dict[str, list] = {
     "2c": [("a", "antialiasing"), ("C", "centres"), ("grey", "letter")],
     "2d": [([-4.5, 96, 246], "centres"), ([0, 150], "Three"), (_weighted_row(1), "stretched"),
            (_weighted_row(2, share=False), "border"), (_weighted_row(2, shift=0.5), "i + ½"),
+           (2 * _weighted_row(2, share=False), "isn't 1"), (_weighted_row(2).clip(0), "clip"),
            (np.round(_weighted_row(2)).clip(0, 255), "round")],
     "2e": [((10, 0), "surer"), ((2, 4), "other way"), (4, "picture by picture"), ([4], "Two")],
     "2f": [(np.arange(256.0), "dtype"), (np.arange(255, dtype=np.uint8), "256"),

@@ -75,7 +75,9 @@ QUESTIONS = {
          (close_to(lambda: _weighted_row(2, share=False), 2e-3),
           "At the border some pixels are missing: the weights don't sum to 1 there."),
          (close_to(lambda: _weighted_row(2, shift=0.5), 2e-3), "A pixel's centre is at i + ½."),
-         (close_to(lambda: np.round(_bicubic_row()).clip(0, 255), 1e-9), "Don't round or clip."))),
+         (close_to(lambda: 2 * _weighted_row(2, share=False), 2e-3),
+          "Divide by the sum of the weights: it isn't 1."),
+         (close_to(lambda: _bicubic_row().clip(0, 255), 3e-3), "Don't round or clip."))),
     "2e": Question(
         lambda answer: tuple(answer) == _wrong_mean(),
         "Compare the first classes, and the largest probabilities, picture by picture.",
