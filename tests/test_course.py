@@ -11,6 +11,7 @@ from course import Question, close_to, one_of, shape_differs
 from questions import QUESTIONS
 from questions.chapter_2 import _weighted_row
 from questions.chapter_6 import damage, post_activation
+from questions.chapter_8 import _least
 
 import npresnet
 from npresnet import ops
@@ -26,6 +27,20 @@ def blurred(**pad) -> np.ndarray:
 
 
 SOBEL = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+
+
+def head_slopes(factor=1.0, spread=None, smooth=True):
+    """An answer to 8e. spread: which share each other name gets of the smoothing; 1/K is right."""
+    def gradient(weight, bias, x, labels, smoothing):
+        k, right = len(weight), np.eye(len(weight))[labels]
+        smoothing = smoothing if smooth else 0
+        t = right * (1 - smoothing) + smoothing / k
+        if spread is not None:
+            t = right * (1 - smoothing) + (1 - right) * smoothing * spread
+        d = factor * (npresnet.softmax(x @ weight.T + bias) - t) / len(x)
+        return d.T @ x, d.sum(axis=0)
+    return gradient
+
 
 WRONG: dict[str, list] = {
     "12a": [(83, "two operations"), (664, "four bytes"), 500, 0, "166 FLOP"],
@@ -116,6 +131,20 @@ WRONG: dict[str, list] = {
     "5f": [(0, "added"), 0.7, 1.5, "nan"],
     "5g": [("a", "divided"), ("c", "first"), 0.25, "inf"],
     "5h": [(150_000, "root"), (316.2278, "weight"), 1.5, 0],
+    "8a": [(0.1, "share p"), (-2.3026, "negative"), (1, "base 10"), (3.3219, "base 2"), 0.9],
+    "8b": [(-0.3, "uphill"), (0.8, "moves"), (8.5, "whole slope"), 0.5],
+    "8c": [("a", "other kernels"), ("c", "slope"), "d"],
+    "8d": [("a", "guessing"), ("b", "pixels"), 100],
+    "8e": [(np.zeros((10, 512)), "function"), (lambda *given: head_slopes()(*given)[0], "Two"),
+           (lambda *given: head_slopes()(*given)[::-1], "shapes"), (head_slopes(-1), "sign"),
+           (head_slopes(7), "mean"), (head_slopes(smooth=False), "without smoothing"),
+           (head_slopes(spread=1 / 3), "as well"), (head_slopes(2), "p − t")],
+    "8f": [(0.2, "Two numbers"), ((0.1, -1.375), "one step"), ((0.4, -1.375), "2 in it"),
+           ((0.25, -1.375), "which number"), ((0.2, -3.375), "bottom"), ((0.2, 44.875), "uphill"),
+           ((0.2, 3.5), "three steps"), ((-1.375, 0.2),)],
+    "8g": [(0, "cost"), (0.500288, "ten classes"), (_least(1000)[0], "right name's part"),
+           (_least(1000, spared=True).sum(), "every name"), (-_least(1000).sum(), "negative"),
+           (_least(1000).sum() / np.log(2), "base"), 0.9],
     "9a": [(2986780, "start of the data"), (2986780 + 28928, "itself"), (2991484 + 28936, "ends"),
            28936, 0],
     "9b": [(2048, "infinity"), (1023, "sign"), (1, "Many"), 1024, 65536],
