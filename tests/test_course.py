@@ -16,6 +16,19 @@ from questions.chapter_8 import _least
 import npresnet
 from npresnet import ops
 
+
+def changed(**shifts):
+    """A planted bug: parts of stages.1.blocks.2 (`norm3__bias`), their first number shifted."""
+    def plant(params):
+        new = dict(params)
+        for part, shift in shifts.items():
+            name = "stages.1.blocks.2." + part.replace("__", ".")
+            new[name] = params[name].copy()
+            new[name].flat[0] += np.float32(shift)
+        return new
+    return plant
+
+
 # Of each question: wrong answers that students give. Those that a hint of its own is for come with
 # a word of that hint.
 SMALL = (np.arange(30) ** 2 % 11).reshape(5, 6).astype(np.float32)
@@ -58,6 +71,31 @@ WRONG: dict[str, list] = {
             ([0, 0, 0, 0], "overlap")],
     "13f": [(921600, "parts"), (589824, "cover"), (3686400, "direct"), (221184, "row"),
             (1638400, "F(2×2)"), (324, "pair"), 36],
+    "10a": [((2**24 + 4, 2**24 + 4), "real numbers"), ((2**24, 2**24), "each other"),
+            ((2**24 + 4, 2**24), "other way"), ((2**24, 2**24 + 4, 0), "Two"), 2**24],
+    "10b": [((0.01, 1.0), "Three"), ((0.01, 1e-4, 1e-4), "second output"),
+            ((0.01, 1.0, 1.0), "largest number"), ((0.001, 1.0, 1e-4), "larger"),
+            [1, 0.01, 1e-4]],
+    "10c": [("conv1", "list"), (["conv1", "conv2"], "third"), (["norm2", "norm3"], "own output"),
+            (["norm1", "norm2", "norm3"], "Whose"), ["conv3"], ["conv1", "block"]],
+    "10d": [(0.2, "Both"), (0.3, "share"), (0.6, "lead"), 0.8],
+    "10e": [("stem.pool", "Two things"), (("norm1", "d"), "no layer"),
+            (("stem.conv", "j"), "rounding"), (("stages.0.blocks.0.norm1", "b"), "earlier"),
+            (("stem.pool", "h"), "where on the map"), (("stem.pool", "pool"), "letter"), (("stem.pool", "k"), "ends")],
+    "10f": [(("stages.1.blocks.1.conv2", "f"), "fifth digit"),
+            (("stages.1.blocks.1.norm3", "e"), "earlier")],
+    "10g": [(("stages.2.blocks.1.norm1", "a"), "clipped"),
+            (("stages.2.blocks.0", "b"), "rounding")],
+    "10h": [(("stages.2.blocks.0.downsample.conv", "h"), "inputs"),
+            (("stages.2.blocks.0", "i"), "earlier")],
+    "10i": [(("stages.3.blocks.1.conv2", "f"), "which sign"), (("norm", "g"), "earlier")],
+    "10j": [(3, "list"), ([1, 3, 5], "logits"), ([5], "more"), [1, 2], [3, 3, 5], []],
+    "10k": [({}, "called"), (lambda params: params, "Nothing"),
+            (changed(conv3__weight=0.1), "Another"), (changed(norm3__bias=0.1, norm3__weight=0.1), "More"),
+            (changed(norm3__bias=1e-6), "show"), (changed(norm3__bias=50), "smaller"),
+            lambda params: {}],
+    "10l": [([1e-4], "One number"), (1e-7, "innocent"), (0.01, "bug"), 1.0, 0],
+    "10m": [(1e-5, "should be"), (0.0316, "root"), ("b", "measured"), 0.1],
     "1a": [((160, 160),), ((160, 160, 3), "axis"), ((1, 3, 160, 160), "batch"),
            ((251, 320, 3), "configuration"), ((3, 251, 320), "configuration")],
     "1c": [0.7, (0, "positive"), (100, "percent"), (0.1, "ten")],
