@@ -12,6 +12,7 @@ from questions import QUESTIONS
 from questions.chapter_2 import _weighted_row
 from questions.chapter_6 import damage, post_activation
 from questions.chapter_8 import _least
+from questions.chapter_11 import threshold
 
 import npresnet
 from npresnet import ops
@@ -98,6 +99,17 @@ WRONG: dict[str, list] = {
             lambda params: {}],
     "10l": [([1e-4], "One number"), (1e-7, "innocent"), (0.01, "bug"), 1.0, 0],
     "10m": [(1e-5, "should be"), (0.0316, "root"), ("b", "measured"), 0.1],
+    "11a": [([6, -3, 3], "bias is missing"), (np.array([6.5, -2.5, 3.5]) - 1 / 3, "whole bias"),
+            (np.array([6.5, -2.5, 3.5]) / 3, "divide"), (2.5, "Three"), [-6.5, 2.5, 3.5]],
+    "11b": [(1, "square it stands for"), (9, "Chapter 7"), 0, 427, 160],
+    "11c": [("a", "large"), ("c", "stretching"), "d"],
+    "11d": [(-1, "ReLU"), (1, "largest"), 0.5],
+    "11e": [("a", "targets"), ("b", "honest"), 55],
+    "11f": [((1, 0), "row"), ((1, 1), "one map"), (1, "unravel_index"), ((4, 4),), [0, 1, 0]],
+    "11g": [(0.0775, "by its pictures"), (0.065, "cancel"), (16, "Divide"), (8, "percent"), 0.1],
+    "11h": [(threshold()[0], "share reaches"), (threshold()[2], "of all"),
+            (threshold()[1] * threshold()[2], "Wrong ones"), (1000 * threshold()[1], "number of"),
+            (100 * threshold()[1], "percent"), 0.5],
     "1a": [((160, 160),), ((160, 160, 3), "axis"), ((1, 3, 160, 160), "batch"),
            ((251, 320, 3), "configuration"), ((3, 251, 320), "configuration")],
     "1c": [0.7, (0, "positive"), (100, "percent"), (0.1, "ten")],
