@@ -122,6 +122,7 @@ def show(ax: Any, picture: Any, title: str = "", **options: Any) -> None:
     ax.imshow(picture, **options)
     ax.set_title(title)
     ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
 
 
 def show_pictures(pictures: Sequence[Any], titles: Sequence[str], *, columns: int = 6,

@@ -72,7 +72,11 @@ QUESTIONS: dict[str, Question] = {
     "3e": Question(
         close_to(lambda: _blurred("reflect"), 1e-4),
         "Print your frame. The outermost picture pixels stand in it once, their neighbours twice.",
-        ((shape_differs(_small), "The result should be as large as the input: is the frame 2 "
+        ((lambda answer: np.ndim(answer) == 4,
+          "Two axes are wanted: take the picture out of its batch, [0, 0]."),
+         (close_to(lambda: 25 * _blurred("reflect"), 1e-4),
+          "Each of the kernel's numbers is 1/25."),
+         (shape_differs(_small), "The result should be as large as the input: is the frame 2 "
                                  "pixels wide, and does the convolution add none?"),
          (close_to(lambda: _blurred("constant"), 1e-4), "Its border gets darker: the frame is made "
                                                         "of zeros."),
