@@ -153,6 +153,8 @@ def test_form(path):
         assert promise in text
     assert len(re.findall(r"\bassert\b|np\.testing\.|\bcheck\(", code)) >= 5
     assert not re.search(r"^\s*(import|from) (torch|timm|torchvision)\b", code, re.M)
+    lines = [line for source in (code, *solutions(notebook)) for line in source.splitlines()]
+    assert not [line for line in lines if len(line) > 100]
     exercises = re.findall(r"^\*\*\d\. ", section(notebook, "Exercises"), re.M)
     assert len(solutions(notebook)) == len(exercises) >= 2
 
