@@ -30,6 +30,12 @@ def changed(**shifts):
     return plant
 
 
+def in_place(params):
+    """A planted bug that doesn't copy what it changes."""
+    params["stages.1.blocks.2.norm3.bias"][0] += 0.1
+    return params
+
+
 # Of each question: wrong answers that students give. Those that a hint of its own is for come with
 # a word of that hint.
 SMALL = (np.arange(30) ** 2 % 11).reshape(5, 6).astype(np.float32)
@@ -76,10 +82,12 @@ WRONG: dict[str, list] = {
             ((2**24 + 4, 2**24), "other way"), ((2**24, 2**24 + 4, 0), "Two"), 2**24],
     "10b": [((0.01, 1.0), "Three"), ((0.01, 1e-4, 1e-4), "second output"),
             ((0.01, 1.0, 1.0), "largest number"), ((0.001, 1.0, 1e-4), "larger"),
+            ((0.01, 0.5, 1e-4), "was b's"),
             [1, 0.01, 1e-4]],
     "10c": [("conv1", "list"), (["conv1", "conv2"], "third"), (["norm2", "norm3"], "own output"),
-            (["norm1", "norm2", "norm3"], "Whose"), ["conv3"], ["conv1", "block"]],
-    "10d": [(0.2, "Both"), (0.3, "share"), (0.6, "lead"), 0.8],
+            (["norm1", "norm2", "norm3"], "Whose"), (["conv1", "conv2", "norm3"], "conv3 read"),
+            (["conv1", "conv2", "conv3", "block"], "next block"), ["conv3"], ["conv1", "block"]],
+    "10d": [(0.2, "Both"), (0.3, "share"), (0.6, "lead"), (1 / 9, "as well"), 0.8],
     "10e": [("stem.pool", "Two things"), (("norm1", "d"), "no layer"),
             (("stem.conv", "j"), "rounding"), (("stages.0.blocks.0.norm1", "b"), "earlier"),
             (("stem.pool", "h"), "where on the map"), (("stem.pool", "pool"), "letter"),
@@ -87,12 +95,16 @@ WRONG: dict[str, list] = {
     "10f": [(("stages.1.blocks.1.conv2", "f"), "fifth digit"),
             (("stages.1.blocks.1.norm3", "e"), "earlier")],
     "10g": [(("stages.2.blocks.1.norm1", "a"), "clipped"),
+            (("stages.2.blocks.1.norm1", "c"), "Which sign"),
             (("stages.2.blocks.0", "b"), "rounding")],
-    "10h": [(("stages.2.blocks.0.downsample.conv", "h"), "inputs"),
+    "10h": [(("stages.2.blocks.0.downsample.conv", "h"), "padding"),
+            (("stages.2.blocks.0.downsample.conv", "g"), "weights are"),
             (("stages.2.blocks.0", "i"), "earlier")],
     "10i": [(("stages.3.blocks.1.conv2", "f"), "which sign"), (("norm", "g"), "earlier")],
-    "10j": [(3, "list"), ([1, 3, 5], "logits"), ([5], "more"), [1, 2], [3, 3, 5], []],
-    "10k": [({}, "called"), (lambda params: params, "Nothing"),
+    "10j": [(3, "list"), ([1, 3, 5], "logits"), ([5], "more"), ([1, 2, 4], "fail"), [1, 2],
+            [3, 3, 5], []],
+    "10k": [({}, "called"), (lambda params: params, "Nothing"), (in_place, "Copy"),
+            (lambda params: {"head.fc.bias": params["head.fc.bias"]}, "missing"),
             (changed(conv3__weight=0.1), "Another"),
             (changed(norm3__bias=0.1, norm3__weight=0.1), "More"),
             (changed(norm3__bias=1e-6), "show"), (changed(norm3__bias=50), "smaller"),

@@ -67,8 +67,9 @@ def _is_pair(answer: Any) -> bool:
     return isinstance(answer, (tuple, list)) and len(answer) == 2
 
 
-def _bug(number: int, hint: str) -> Question:
-    """The question for `broken(number)`. hint: what to say if both, or the kind, are wrong."""
+def _bug(number: int, hint: str, **hints: str) -> Question:
+    """The question for `broken(number)`. hint: what to say if both, or the kind, are wrong. hints:
+    letter → what to say of that letter instead."""
     path, letter = ANSWERS[number]
 
     def place(answer: Any) -> int:
@@ -82,7 +83,8 @@ def _bug(number: int, hint: str) -> Question:
           "Something differs earlier already. Which is the first layer to diverge?"),
          (lambda a: _layer(a) != path, "That layer agrees, but for its rounding. Look further on."),
          (lambda a: len(_letter(a)) != 1, "The layer is right. Now a letter of the list."),
-         (lambda a: _letter(a) not in "abcdefghij", "The layer is right. The list ends at j.")))
+         (lambda a: _letter(a) not in "abcdefghij", "The layer is right. The list ends at j."),
+         *((lambda a, kind=kind: _letter(a) == kind, text) for kind, text in hints.items())))
 
 
 # --- the others -----------------------------------------------------------------------------------
@@ -117,6 +119,15 @@ def _plant(answer: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The demo's tensors, and what the student's function makes of them."""
     model, _ = _demo()
     return model.state_dict(), dict(answer(model.state_dict()))
+
+
+def _writes_in_place(answer: Any) -> bool:
+    """Whether it tries to change an array that is read-only."""
+    try:
+        _plant(answer)
+    except ValueError as error:
+        return "read-only" in str(error)
+    return False
 
 
 def _changed(answer: Any) -> int:
@@ -158,6 +169,7 @@ QUESTIONS: dict[str, Question] = {
         _measures(0.01, 1.0, 0.01 / 100.01), "Take the two differences first, then divide: by "
         "nothing, each by its own number, and the larger by the largest.",
         ((lambda a: np.shape(a) != (3,), "Three numbers are wanted."),
+         (_measures(0.01, 0.5, 0.01 / 100.01), "Per element: divide by a's number. That was b's."),
          (lambda a: _measures(0.01, a[1], 0.01 / 100.01)(a) and a[1] < 1,
           "Per element: look at the second output. Which share of it is the difference?"),
          (lambda a: _measures(0.01, 1.0, a[2])(a),
@@ -169,8 +181,11 @@ QUESTIONS: dict[str, Question] = {
         ((lambda a: isinstance(a, str), "A list of names is wanted."),
          (_names("conv1", "conv2"),
           "Those are folded. A third is used for one thing only, and at once."),
+         (_names("conv1", "conv2", "conv3", "block"),
+          "Does the next block read nothing of this one?"),
+         (_names("conv1", "conv2", "norm3"), "Two are right. What does conv3 read?"),
          (_names("norm1", "norm2", "norm3"),
-          "Folding removes a norm's work. But the next layer reads what comes behind the ReLU. "
+          "Folding removes a norm's work. But the next layer reads what comes after the ReLU. "
           "Whose output does nobody read?"),
          (_names("norm2", "norm3"),
           "The norm is multiplied into another layer's weights. Whose own output is gone then?"))),
@@ -178,20 +193,24 @@ QUESTIONS: dict[str, Question] = {
         close_to(lambda: 0.1, 0.01), "The worst case: the first falls as far as it may, and the "
                                      "second rises. When do they meet?",
         ((close_to(lambda: 0.2, 0.01), "Both may move, towards each other."),
+         (close_to(lambda: 1 / 9, 0.01), "Each may move by d · 3.0, the second as well."),
          (close_to(lambda: 0.3, 0.01), "That is how far a logit may move. As a share of 3.0?"),
          (close_to(lambda: 0.6, 0.01), "That is the lead. Which share of 3.0, and for how many?"))),
     "10e": _bug(1, "The layer is right. Look where on the map it differs, and with which sign."),
     "10f": _bug(2, "The layer is right. Write your kind as code. Does it predict the wrong numbers "
                    "to the fifth digit?"),
     "10g": _bug(3, "The layer is right. Is anything clipped? And how large is the difference, "
-                   "channel by channel?"),
-    "10h": _bug(4, "The layer is right. It agrees in its weights: try other inputs and other "
-                   "stops."),
+                   "channel by channel?",
+                c="The layer is right. This picture's own mean and variance would move the numbers "
+                  "up and down. Which sign do you see?"),
+    "10h": _bug(4, "The layer is right. Its weights are, too: a convolution has more than those.",
+                h="The layer is right. How large is its kernel, and does that need a padding?"),
     "10i": _bug(5, "The layer is right. How large is the difference, and which sign has it?"),
     "10j": Question(
         _is_set(lambda: _passing(0.02)), "Print the largest Δ of each bug, over all layers. Which "
                                          "stay below 0.02?",
         ((lambda a: isinstance(a, (int, str)), "A list is wanted, even if it has one."),
+         (_is_set(lambda: set(_planted()) - _passing(0.02)), "Those fail. Which pass?"),
          (_is_set(lambda: _passing(0.02) | {1}), "One of them passes at the logits, but not at "
                                                  "every layer."),
          (lambda a: set(a) < _passing(0.02), "Those pass. There are more."))),
@@ -199,9 +218,13 @@ QUESTIONS: dict[str, Question] = {
         lambda a: _changed(a) == 1 and _named(a) == _TARGET and _keeps_names(a),
         "Write a function that takes a state dict and returns one with the same names and shapes.",
         ((lambda a: not callable(a), "A function is wanted: it will be called."),
+         (_writes_in_place, "It writes into an array of the model. Copy that array first."),
+         (lambda a: 0 < len(_plant(a)[1]) < len(_plant(a)[0]),
+          "Tensors are missing: return the others as well, as they are."),
          (lambda a: _changed(a) == 0, "Nothing is different."),
          (lambda a: _changed(a) > 1, "More than one number is different."),
-         (lambda a: _named(a) is None, "The change doesn't show: too small, or cut off behind."),
+         (lambda a: _named(a) is None,
+          "The change doesn't show: too small, or cut off by the ReLU."),
          (lambda a: _named(a) != _TARGET,
           "Another layer is named first. Whose tensors does the wanted layer read?"),
          (lambda a: not _keeps_names(a), "It is found where it should be, but the five names "
