@@ -58,6 +58,24 @@ def _gives(factor: float = 1, **targets: Any) -> Any:
     return test
 
 
+def _weight_alone(answer: Any) -> bool:
+    """Whether the first of the two arrays is right."""
+    *arrays, labels = _problem()
+    wanted = _slopes(_targets(labels, 4, _SMOOTHING))[0]
+    return close_to(lambda: wanted, 1e-5)(answer(*arrays, labels, _SMOOTHING)[0])
+
+
+def _from(right_share: float, other_share: float) -> Any:
+    """A test: the weight's slopes are made of p − t, with these two shares in t."""
+    def test(answer: Any) -> bool:
+        weight, bias, x, labels = _problem()
+        right = np.eye(4)[labels]
+        t = right_share * right + other_share * (1 - right)       # need not sum to 1
+        wanted = (npresnet.softmax(x @ weight.T + bias) - t).T @ x / len(x)
+        return close_to(lambda: wanted, 1e-5)(answer(weight, bias, x, labels, _SMOOTHING)[0])
+    return test
+
+
 def _is_pair_of_arrays(answer: Any) -> bool:
     weight, bias, x, labels = _problem()
     given = answer(weight, bias, x, labels, _SMOOTHING)
@@ -85,7 +103,7 @@ def _first(value: float) -> Any:
 
 
 def _second(value: float) -> Any:
-    """A test: a pair with this number behind."""
+    """A test: a pair with this number in second place."""
     return lambda answer: len(answer) == 2 and abs(answer[1] - value) < 1e-6
 
 
@@ -95,12 +113,15 @@ QUESTIONS: dict[str, Question] = {
         ((close_to(lambda: 0.1), "That is the share p. The loss is −ln p."),
          (close_to(lambda: -np.log(10), 2e-3), "The sign: a loss is never negative."),
          (close_to(lambda: 1.0), "That is with the logarithm to base 10. ln has base e."),
+         (close_to(lambda: 10.0), "That is 1/p. The logarithm is still to come."),
+         (close_to(lambda: -np.log(0.9), 2e-3), "That is with the share of the nine wrong names."),
          (close_to(lambda: np.log2(10), 2e-3), "That is with the logarithm to base 2. ln has "
                                                "base e."))),
     "8b": Question(
         close_to(lambda: 0.5 - 0.1 * -8), "Put the three numbers into the rule, signs included.",
         ((close_to(lambda: 0.5 + 0.1 * -8), "That is uphill. Minus a negative slope is what?"),
          (close_to(lambda: 0.1 * 8), "That is how far it moves. Where does it stand then?"),
+         (close_to(lambda: 1.5), "That is the bottom. Does one step lead there? Use the rule."),
          (close_to(lambda: 0.5 + 8), "That is the whole slope. How much of it is a step?"))),
     "8c": Question(
         one_of("b"), "What does the Sobel kernel answer to a flat picture? Which kernels do, too?",
@@ -120,7 +141,12 @@ QUESTIONS: dict[str, Question] = {
          (_gives(-1), "The sign: it should point uphill. Gradient descent subtracts it."),
          (_gives(7), "That is the sum over the pictures. The loss is their mean."),
          (_gives(smoothing=0.0), "That is without smoothing. What is the wanted share now?"),
-         (_gives(spared=True), "Every name gets smoothing/K, the right one as well."))),
+         (_gives(spared=True), "Every name gets smoothing/K, the right one as well."),
+         (_from(1 - _SMOOTHING, _SMOOTHING / 4), "Do the wanted shares of a picture sum to 1?"),
+         (_weight_alone, "The weight's slopes are right. In place of a feature, what is the bias "
+                         "multiplied by?"),
+         (_from(0.91, 0.01), "0.91 and 0.01 hold for ten classes and a smoothing of 0.1. "
+                                      "The check uses others."))),
     "8f": Question(
         lambda a: _first(1 / 5)(a) and _second(_walk())(a),
         "Write the loss as a·(w − …)² + …, and use the table of section 4.",
@@ -130,14 +156,22 @@ QUESTIONS: dict[str, Question] = {
          (_first(2 / 5), "How large is the slope of a·w²? It has a 2 in it."),
          (lambda a: not _first(1 / 5)(a), "The rate: which number of the loss is a?"),
          (_second(_walk() - 2), "That is the distance from the bottom. Where is the bottom?"),
+         (_second(_walk(0.2)), "The rate is right. But the three steps are made with 0.25."),
+         (_second(2 + 3.375), "Does each step end on the side of the bottom where it began?"),
          (_second(_walk(uphill=True)), "That is uphill: the slope is subtracted."),
          (lambda a: True, "The rate is right. For w, do three steps by hand: the slope is "
                           "10w − 20."))),
     "8g": Question(
-        close_to(lambda: _least(1000).sum(), 1e-4),
+        close_to(lambda: _least(1000).sum(), 2e-4),
         "Section 6 does it for ten classes. What are the wanted shares here, and how many?",
         ((lambda a: float(a) == 0, "At p = 1 for the right name, what does ln of the others cost?"),
          (close_to(lambda: _least(10).sum(), 1e-3), "That is with ten classes."),
+         (lambda a: 0.0002 < abs(a - _least(1000).sum()) < 0.0006 or abs(a - 1.01) < 1e-6,
+          "Close. Give three decimals or more."),
+         (lambda a: abs(a - _least(1000)[:2].sum()) < 1e-5, "And how many other names are there?"),
+         (lambda a: float(a) > 40, "Do the wanted shares sum to 1? There are a thousand of them."),
+         (lambda a: 0.1052 < a < 0.1055, "That is −ln of the right name's share. Now there is a "
+                                         "share t for each of 1,000 names."),
          (close_to(lambda: _least(1000)[0], 1e-3), "That is the right name's part. There are 999 "
                                                    "others."),
          (close_to(lambda: _least(1000, spared=True).sum(), 1e-4),
