@@ -50,6 +50,15 @@ def _wanted(relative: bool = True) -> np.ndarray:
     return damage(small_picture(), relative)
 
 
+def _fails(answer: Any) -> bool:
+    """Whether a function raises for another picture."""
+    try:
+        answer(small_picture())
+    except Exception:
+        return True
+    return False
+
+
 def _gives(want: Any) -> Any:
     """A test: a function that gives `want()` for the small picture."""
     return lambda answer: close_to(want, 1e-3)(answer(small_picture()))
@@ -134,16 +143,19 @@ QUESTIONS: dict[str, Question] = {
          (close_to(lambda: 25), "That is the variance of the sum: the square of its spread."),
          (close_to(lambda: 1), "That would be so if one fell whenever the other rose."))),
     "6f": Question(
-        close_to(lambda: [0.0, 0.0, 5.0]),
+        close_to(lambda: [2.0, 0.0, 5.0]),
         "After each sum: is it negative? Then the next block begins with 0.",
         ((shape_differs(lambda: np.zeros(3)), "Three numbers are wanted: one after each block."),
-         (close_to(lambda: [-1.0, -4.0, 1.0]), "That is v2's order. What follows each sum in v1?"),
-         (close_to(lambda: [0.0, 0.0, 1.0]),
+         (close_to(lambda: [2.0, -1.0, 4.0]), "That is v2's order. What follows each sum in v1?"),
+         (close_to(lambda: [2.0, 0.0, 4.0]),
           "The next block gets what the ReLU gave, not what the sum was before."))),
     "6g": Question(
         _gives(_wanted),
-        "Subtract the logits, square, take the mean, the root, and divide by the logits' spread.",
+        "Run the whole network on x, too: the trace belongs to the photograph. Then subtract, "
+        "square, take the mean, the root, and divide by the logits' spread.",
         ((lambda a: not callable(a), "A function of x is wanted: it is called with other x."),
+         (_fails, "Your function fails for another picture. Call damage(x[:, :, :64, :64]) and "
+                  "read the message. Are all the blocks that you leave out without a projection?"),
          (lambda a: np.shape(a(small_picture())) == (16,),
           "A block with a projection changes the shape: it can't be left out."),
          (lambda a: np.shape(a(small_picture())) != (12,), "Twelve numbers are wanted, in order."),
