@@ -63,11 +63,13 @@ def head_slopes(factor=1.0, spread=None, smooth=True):
 
 
 WRONG: dict[str, list] = {
-    "12a": [(83, "two operations"), (664, "four bytes"), 500, 0, "166 FLOP"],
+    "12a": [(83, "two operations"), (664, "four bytes"), (159, "border"), (288, "read as well"),
+            500, 0, "166 FLOP"],
     "12b": ["a", "b", "memory"], "12c": ["a", "b", 2], "12e": ["a", "c", ""],
     "12d": [(10.9, "two operations"), (24.2, "1×1"), 140],
     "13a": [(36, "direct"), (4, "whole rows"), (8, "add up"), (24, "within"), 12],
-    "13b": [(409600, "moved"), (819200, "two"), (1.6384, "megabytes"), 102400, 204800],
+    "13b": [(1_228_800, "between"), (409600, "moved"),
+            (819200, "two"), (1.6384, "megabytes"), 102400, 204800],
     "13c": [(460800, "six"), (102400, "More"), (230400, "crowded"), (204800, "both"),
             (1228800, "bytes"), 153600],
     "13d": [([0, 1, 1, 4], "Five"), ([0, 1, 1, 4, 0], "sees"), ([1, 1, 1, 4, 1], "0²"),

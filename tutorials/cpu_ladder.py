@@ -66,8 +66,8 @@ def order(x, w, y):
 
 @njit
 def flat(x, w, y):
-    """28 pixels are one vector and three quarters. As one long row the plane fills its vectors. y
-    has W columns here, as x has; what comes out in the last two is thrown away."""
+    """A row of 28 pixels is too short for the widest loop that the compiler makes. As one long row
+    the plane keeps it busy. y has W columns here, as x has; the last two are thrown away."""
     W, n = x.shape[2], y.shape[1] * x.shape[2] - 2                # to the last pixel that counts
     y[:] = 0
     for k in range(y.shape[0]):
