@@ -222,13 +222,13 @@ WRONG: dict[str, list] = {
            0.9],
     "9a": [(2986780, "start of the data"), (2986780 + 28928, "itself"), (2991484 + 28936, "ends"),
            28936, 0],
-    "9b": [(2048, "infinity"), (1023, "sign"), (1, "Many"), 1024, 65536],
+    "9b": [(2048, "infinity"), (1023, "sign"), (1, "Many"), (1024, "Which fraction"), 65536],
     "9c": [(257, "9 binary"), (258, "last stored bit"), 255, "256.5"],
     "9d": [(2**23, "in front"), (2**24 - 1, "One more"), (2**25, "4 apart"),
            (np.finfo(np.float32).max, "largest"), 2**32],
     "9e": [(("exponent", 16), "other way"), (("fraction", 1 / 16), "ten bits"),
            (("sign", -1), "ten bits"), ("exponent", "Two things"), (1 / 16, "Two things"),
-           (("exponent", 1 / 4),), (("exponent", 2**12),)],
+           (("exponent", 1 / 4), "worth"), (("exponent", 2**12),)],
     "9f": [(0, "Nothing moved"), 1.0, 1e-7],
 }
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]

@@ -79,6 +79,7 @@ QUESTIONS: dict[str, Question] = {
         ((close_to(lambda: 2 * 2**10, 1e-9),
           "With a fraction of 0 it is an infinity, which is no NaN."),
          (close_to(lambda: 2**10 - 1, 1e-9), "The sign may be 0 or 1."),
+         (close_to(lambda: 2**10, 1e-9), "Which fraction is no NaN? And the sign?"),
          (close_to(lambda: 1, 1e-9), "Many patterns mean NaN: any fraction but one does."))),
     "9c": Question(
         close_to(lambda: _bfloat16(np.array(257, np.float32)), 1e-9),
@@ -103,9 +104,12 @@ QUESTIONS: dict[str, Question] = {
          (_exponent_and(-1),
           "The other way: look whether the bit is 0 or 1 before the flip."),
          (lambda answer: str(answer[0]).strip().lower() != "exponent",
-          "Count from the right, from 0: ten bits of fraction, five of exponent, a sign."))),
+          "Count from the right, from 0: ten bits of fraction, five of exponent, a sign."),
+         (lambda answer: float(answer[1]) in (4, 2, 0.5, 0.25),
+          "The exponent changes by what the bit is worth (1, 2, 4, 8, 16 from the right), and the "
+          "number by 2 to that power."))),
     "9f": Question(
-        close_to(_bfloat16_delta, 1e-3),
+        close_to(_bfloat16_delta, 0.02),
         "Round every float32 tensor, to nearest even, and give `compare` the two `head.fc`.",
         ((lambda answer: float(answer) == 0,
           "Nothing moved: were the rounded tensors given to the network?"),
