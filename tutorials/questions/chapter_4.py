@@ -70,6 +70,9 @@ QUESTIONS: dict[str, Question] = {
                                                "the columns]."),
          (_off_by(0, 2), "The first counts a multiplication with its addition as one, not two."),
          (_off_by(0, 1 / 128), "For the MACs: each number out sums over all input channels."),
+         (lambda bill: abs(bill[1] - 8 * 128 * 784) < 1, "The weights count, too."),
+         (_off_by(2, 1 / 128),
+          "For the columns: a column holds what the kernel sees in all input channels."),
          (_off_by(1, 1 / 4), "For the bytes: how many bytes has a float32?"),
          (_off_by(2, 1 / 4), "For the columns: how many bytes has a float32?"))),
 }

@@ -10,7 +10,7 @@ from npresnet.lower.folding import scale_and_shift
 from npresnet.variants import DEMO
 
 # A batch norm behind a convolution with a bias (5e), and one without variance (5f, 5g, 5h).
-_CONV_BIAS = np.array([0.5, -1.0, 2.0])
+_CONV_BIAS = np.array([0.5, -2.0, 2.0])
 _BN = {"bn.weight": np.array([2.0, 1.0, -1.0]), "bn.bias": np.array([0.0, 1.0, 3.0]),
        "bn.running_mean": np.array([1.0, -1.0, 0.5]), "bn.running_var": np.array([4.0, 0.25, 1.0])}
 _FLAT = {"bn.weight": np.array([1.5]), "bn.bias": np.array([0.25]),
@@ -58,6 +58,9 @@ QUESTIONS: dict[str, Question] = {
         close_to(lambda: ops.batch_norm(_CONV_BIAS[None], *_BN.values())[0], 1e-3),
         "Write y = scale·(Σ w·pixel + b) + shift, and multiply out. What doesn't hang on pixels?",
         ((shape_differs(lambda: _CONV_BIAS), "Three numbers are wanted, one a channel."),
+         (close_to(lambda: (_CONV_BIAS - _BN["bn.running_mean"]) / _BN["bn.running_var"]
+                   * _BN["bn.weight"] + _BN["bn.bias"], 1e-3),
+          "Is running_var the spread, or its square?"),
          (close_to(lambda: scale_and_shift(_BN, "bn")[1], 1e-3),
           "That is the shift alone: the convolution's own bias is missing."),
          (close_to(lambda: scale_and_shift(_BN, "bn")[1] + _CONV_BIAS, 1e-3),
@@ -69,7 +72,7 @@ QUESTIONS: dict[str, Question] = {
     "5g": Question(
         one_of("b"), "What is divided by what? Try it in NumPy.",
         ((one_of("a"), "That is a number divided by 0. Here the number is special, too."),
-         (one_of("c"), "The division comes first. What is 0 divided by 0?"))),
+         (one_of("c"), "The division comes first. Try it in NumPy."))),
     "5h": Question(
         close_to(lambda: scale_and_shift(_FLAT, "bn")[0][0], 1e-3),
         "The scale is the weight over the root of var + ε.",

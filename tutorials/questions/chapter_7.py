@@ -33,6 +33,7 @@ QUESTIONS: dict[str, Question] = {
         close_to(lambda: 5.0), "Start at 160 and halve once for each stride of 2.",
         ((close_to(lambda: 10.0), "One halving is missing. Did you count the max pool?"),
          (close_to(lambda: 20.0), "Two are missing. The stem halves twice."),
+         (close_to(lambda: 40.0), "That is after the stem. Stages halve, too."),
          (close_to(lambda: 7.0), "That is so for 224 pixels. The demo's picture is smaller."))),
     "7b": Question(
         close_to(lambda: 3.0), "Weights of a block grow with the square of its channels.",
@@ -42,10 +43,12 @@ QUESTIONS: dict[str, Question] = {
         close_to(wider, 3e-3), "Divide the sums of the wide plan by the demo's, both at 160×160.",
         ((close_to(lambda: (2.0, 2.0), 0.02), "A layer's outputs double, and so do its inputs."),
          (close_to(lambda: (4.0, 4.0), 2e-3), "A good estimate. Which layer's input stays? Count."),
+         (lambda a: np.allclose(a, wider(), rtol=0.03), "Close. Give two decimals."),
          (lambda a: np.allclose(a, wider()[::-1], rtol=3e-3), "The parameters come first."))),
     "7d": Question(
         lambda answer: answer == costliest().path, "Sort `model.summary().layers` by `macs`.",
-        ((lambda a: str(a).startswith("stages.3"), "It has many weights. How many stops?"),)),
+        ((lambda a: str(a) == "stem", "That is a part. Which of its layers?"),
+         (lambda a: str(a).startswith("stages.3"), "It has many weights. How many stops?"),)),
     "7e": Question(
         close_to(lambda: costliest().macs / costliest().params),
         "At how many places of the output is one weight used?",
