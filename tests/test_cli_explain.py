@@ -104,6 +104,7 @@ def test_no_file_is_lost(photos, tmp_path, capsys):
     assert photo.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_pictures_of_one_name_have_maps_of_their_own(photos, tmp_path, capsys):
     (photos / "more").mkdir()
     for name in ("more/a.png", "A.webp", "a.bmp"):
@@ -115,6 +116,7 @@ def test_pictures_of_one_name_have_maps_of_their_own(photos, tmp_path, capsys):
     assert {"a-2-cam-0-tench.png", "a-3-cam-0-tench.png", "c-cam-0-tench.png"} < set(names)
 
 
+@pytest.mark.slow
 def test_files_that_cannot_be_written(photos, tmp_path, capsys, monkeypatch):
     def full(path, data):
         raise OSError(28, "No space left on device")

@@ -87,6 +87,7 @@ def test_compare_with_the_fast_engine(photos, capsys):
     assert main(argv) == 1
 
 
+@pytest.mark.slow
 def test_compare_says_what_was_not_compared(photos, capsys, monkeypatch):
     whole, seen = ResNetV2.trace, {}
 

@@ -16,7 +16,12 @@ import npresnet
 NONSENSE = ["no", [], {}, object(), float("nan"), np.zeros((2, 3, 5)), -12345.678, b"", lambda: 1]
 
 
-@pytest.mark.parametrize("key", QUESTIONS)
+# These run the network, some of them often.
+COSTLY = {"1f", "1g", "2e", "6g", "9f", "10j", "10k", "10l", "11f"}
+
+
+@pytest.mark.parametrize("key", [pytest.param(key, marks=[pytest.mark.slow] * (key in COSTLY))
+                                 for key in QUESTIONS])
 def test_wrong_is_called_wrong(key):
     assert WRONG.get(key), f"no wrong answers to {key} are listed"
     for wrong, *words in [w if isinstance(w, tuple) else (w,) for w in WRONG[key]]:

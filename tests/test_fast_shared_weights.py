@@ -78,6 +78,7 @@ def test_one_engine_for_sizes_that_choose_other_algorithms(name, turn):
     assert_layers(engine.trace(x, graph.last), torch_trace(twin, x), 1e-4)
 
 
+@pytest.mark.slow
 def test_downsampling_is_fused_at_one_size_and_apart_at_another():
     """Where the planner takes a projection into the convolution that it is added to, or doesn't."""
     graph, state, twin = network("resnetv2_50")
@@ -97,6 +98,7 @@ def test_downsampling_is_fused_at_one_size_and_apart_at_another():
 # --- every algorithm, forced ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 2, 4), (4, 2, 0), (2, 0, 2)], ids=str)
 @pytest.mark.parametrize("name", ["resnetv2_18d", "resnetv2_50"])
 def test_each_algorithm_has_weights_of_its_own(name, order, monkeypatch):

@@ -142,6 +142,7 @@ def test_steps_of_every_head(global_pool, num_classes):
     check(variant, x, in_chans=4, num_classes=num_classes, global_pool=global_pool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [0.25, 1.0])
 def test_steps_at_other_widths(width):
     x = random_pictures(1, 1, 32, 33)

@@ -30,6 +30,7 @@ def head_of(model: ResNetV2) -> np.ndarray:
 # --- reset_classifier -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [0, 5])
 @pytest.mark.parametrize("before", ["avg", "catavgmax", ""])
 @pytest.mark.parametrize("backend", BACKENDS)

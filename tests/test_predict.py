@@ -62,6 +62,7 @@ def test_topk_names_classes_in_order(files, top, count):
         assert got == pytest.approx(row[order].tolist(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["avg", "catavgmax", ""])
 def test_embeddings_are_forward_heads(files, pool):
     model = create_model("demo", num_classes=0, global_pool=pool, backend="numpy")

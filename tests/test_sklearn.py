@@ -212,6 +212,7 @@ class OfRows(Embedder):
 EXPECTED_TO_FAIL = {"check_estimator_sparse_tag": "fit looks at no picture, so it refuses none"}
 
 
+@pytest.mark.slow
 @parametrize_with_checks([OfRows()], expected_failed_checks=lambda _: EXPECTED_TO_FAIL)
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)

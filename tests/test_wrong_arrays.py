@@ -37,6 +37,7 @@ def test_pixels_are_told_to_go_through_the_transform(model, shape, dtype):
     assert str(shape) in message and "astype" not in message
 
 
+@pytest.mark.slow
 def test_the_advice_leads_to_the_answer(model):
     image = Image.fromarray(awkward_picture(200, 180))
     transform = npresnet.data.create_transform(**npresnet.data.resolve_model_data_config(model))
