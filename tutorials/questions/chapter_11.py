@@ -45,6 +45,11 @@ def disagreement() -> tuple[int, int]:
     return place(np.abs(standardised(by_map) - standardised(by_square)))
 
 
+def upwards() -> tuple[int, int]:
+    by_map, by_square = pagoda()
+    return place(standardised(by_map) - standardised(by_square))
+
+
 def gaps() -> np.ndarray:
     """Share right minus confidence, a bin."""
     return RIGHT / COUNTS - SAID
@@ -70,37 +75,48 @@ def accepted(position: int) -> Any:
 QUESTIONS: dict[str, Question] = {
     "11a": Question(
         close_to(lambda: MAP, 1e-3),
-        "At each place: 3 times the first row, minus 1 times the second row, plus the bias.",
+        "At each place: the two channels' numbers there, each times its weight, plus the bias.",
         ((close_to(lambda: MAP - 0.5, 1e-3), "The bias is missing. Each place gets it whole."),
          (close_to(lambda: MAP - 0.5 + 0.5 / 3, 1e-3),
           "Each place gets the whole bias: the mean of three times 0.5 is 0.5."),
          (close_to(lambda: MAP / 3, 1e-3), "Don't divide yet. The mean comes afterwards."),
-         (lambda a: np.ndim(a) == 0 and float(a) == float(a), "Three numbers are wanted."))),
+         (close_to(lambda: MAP + [0, 6, 0], 1e-3), "One of the weights is negative."),
+         (close_to(lambda: [2.5, 3.5, 1.5], 1e-3), "Each channel counts with its weight."),
+         (lambda a: np.ndim(a) == 0 and float(a) == float(a), "Three numbers are wanted, before "
+          "the mean."))),
     "11b": Question(
         close_to(lambda: 25.0, 1e-9), "How wide is the field of one place, how wide the picture?",
         ((close_to(lambda: 1.0, 1e-9), "A place sees much more than the square it stands for."),
-         (close_to(lambda: 9.0, 1e-9), "Is a place's field only three squares wide? Chapter 7 "
-          "computed it."))),
+         (close_to(lambda: 9.0, 1e-9), "Is a place's field only three squares wide? The box above "
+          "says how wide."),
+         (close_to(lambda: 427 / 32, 0.05), "That is how many squares side by side are as "
+          "wide as a field. Which of the map's places have this square in their field?"))),
     "11c": Question(
         one_of("b"), "Stretching gives the smallest value the first colour, and the largest?",
-        ((one_of("a"), "That would need a map that knows how large it is. Is that left?"),
+        ((one_of("a"), "Pale would mean: all values near one another on the scale. Whose scale is "
+          "it here?"),
          (one_of("c"), "After stretching, does 0 still have a colour of its own?"))),
     "11d": Question(
         close_to(lambda: 0.0, 1e-9), "Write a cosine as a sum of products. Of which sign are they?",
-        ((close_to(lambda: -1.0, 1e-9), "So it is for any two arrows. What does a ReLU leave?"),
+        ((close_to(lambda: -1.0, 1e-9), "That is so for arrows in general. What does "
+          "a ReLU leave of them?"),
          (close_to(lambda: 1.0, 1e-9), "That is the largest."))),
     "11e": Question(
         one_of("c"), "Label smoothing (chapter 8) never rewarded an answer of 100 %. Which way "
         "does that push?",
-        ((one_of("a"), "Often networks are so. What did the targets of this one's training say?"),
-         (one_of("b"), "Then it would be honest by itself. Nothing in its training asks for "
-          "that."))),
+        ((one_of("a"), "Many networks are like that. What did the targets in this one's "
+          "training say?"),
+         (one_of("b"), "That would be honest. But which shares did its training ask for "
+          "(chapter 8)?"))),
     "11f": Question(
         close_to(disagreement, 1e-9),
         "Standardise both maps, subtract, and take the largest magnitude.",
         ((lambda a: tuple(a) == disagreement()[::-1], "The row comes first."),
-         (lambda a: tuple(a) == place(pagoda()[0]), "That is the largest value of one map. Where "
-          "do the two differ most?"),
+         (lambda a: tuple(a) == place(pagoda()[0]), "There the map itself is largest. Are both "
+          "standardised before you subtract?"),
+         (lambda a: tuple(a) == upwards(), "There the map is larger by most. The other direction "
+          "counts, too."),
+         (lambda a: tuple(np.subtract(a, 1)) == disagreement(), "Count from 0."),
          (lambda a: np.ndim(a) == 0 and float(a) == float(a), "Two numbers: row and column. "
           "`np.unravel_index` helps."))),
     "11g": Question(

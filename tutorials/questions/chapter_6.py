@@ -50,18 +50,18 @@ def _wanted(relative: bool = True) -> np.ndarray:
     return damage(small_picture(), relative)
 
 
-def _fails(answer: Any) -> bool:
-    """Whether a function raises for another picture."""
-    try:
-        answer(small_picture())
-    except Exception:
-        return True
-    return False
-
-
 def _gives(want: Any) -> Any:
     """A test: a function that gives `want()` for the small picture."""
     return lambda answer: close_to(want, 1e-3)(answer(small_picture()))
+
+
+def _fails(answer: Any) -> bool:
+    """A slip: the function can't be called with the small picture."""
+    try:
+        answer(small_picture())
+    except Exception:                   # of any kind: it is the student's code
+        return True
+    return False
 
 
 # --- 6h: a small block in the order of 2015 -------------------------------------------------------
@@ -80,15 +80,15 @@ def small_block() -> tuple[np.ndarray, dict[str, Any]]:
     return x, block
 
 
-def post_activation(last: str = "behind the sum") -> np.ndarray:
-    """Its output (1, 4, 3, 3). last: where the third ReLU stands, or "nowhere"."""
+def post_activation(last: str = "after the sum") -> np.ndarray:
+    """Its output (1, 4, 3, 3). last: where the third ReLU stands, "both", or "nowhere"."""
     x, block = small_block()
     y = ops.relu(ops.batch_norm(ops.conv2d(x, block["conv1"]), *block["norm1"]))
     y = ops.relu(ops.batch_norm(ops.conv2d(y, block["conv2"], padding=1), *block["norm2"]))
     y = ops.batch_norm(ops.conv2d(y, block["conv3"]), *block["norm3"])
-    if last == "before the sum":
+    if last in ("before the sum", "both"):
         y = ops.relu(y)
-    return ops.relu(y + x) if last == "behind the sum" else y + x
+    return ops.relu(y + x) if last in ("after the sum", "both") else y + x
 
 
 def _is_output(last: str) -> Any:
@@ -131,7 +131,8 @@ QUESTIONS: dict[str, Question] = {
     "6d": Question(
         one_of("stages.0.blocks.1"),
         "Which is the first block with a shortcut of this kind? Where does it come in?",
-        ((one_of(_FIRST), "How does that block's shortcut begin? This mistake leaves it alone."),
+        ((lambda a: a.startswith(_FIRST),
+          "How does that block's shortcut begin? This mistake leaves it alone."),
          (lambda a: a.startswith("stages.0.blocks.1."),
           "The branch reads what it always read. Where do branch and shortcut meet?"),
          (lambda a: a.startswith(("stages.0.blocks.2", "stages.1", "stages.2", "stages.3")),
@@ -151,20 +152,24 @@ QUESTIONS: dict[str, Question] = {
           "The next block gets what the ReLU gave, not what the sum was before."))),
     "6g": Question(
         _gives(_wanted),
-        "Run the whole network on x, too: the trace belongs to the photograph. Then subtract, "
-        "square, take the mean, the root, and divide by the logits' spread.",
+        "Subtract the logits, square, take the mean, the root, and divide by the logits' spread. "
+        "Run the whole network on x, too: the trace belongs to the photograph.",
         ((lambda a: not callable(a), "A function of x is wanted: it is called with other x."),
-         (_fails, "Your function fails for another picture. Call damage(x[:, :, :64, :64]) and "
-                  "read the message. Are all the blocks that you leave out without a projection?"),
+         (_fails,
+          "Your function fails for another picture. Call damage(x[:, :, :64, :64]) and read the "
+          "message. Are all the blocks that you leave out without a projection?"),
          (lambda a: np.shape(a(small_picture())) == (16,),
           "A block with a projection changes the shape: it can't be left out."),
-         (lambda a: np.shape(a(small_picture())) != (12,), "Twelve numbers are wanted, in order."),
+         (lambda a: np.shape(a(small_picture())) != (12,),
+          "Twelve numbers are wanted, in forward order."),
          (_gives(lambda: _wanted(False)),
           "That is how far they move. Is that far for these logits?"))),
     "6h": Question(
-        _is_output("behind the sum"),
+        _is_output("after the sum"),
         "The order is conv1, norm1, ReLU, conv2, norm2, ReLU, conv3, norm3, sum, ReLU.",
         ((_is_output("nowhere"), "There are negative numbers in it. Which step is missing?"),
+         (_is_output("both"),
+          "One ReLU too many: look at the drawing between conv3 and the sum."),
          (_is_output("before the sum"), "A ReLU stands on the branch that belongs elsewhere."),
          (lambda a: np.shape(a) not in ((1, 4, 3, 3), (4, 3, 3)),
           "The shape of the input is wanted: the 3×3 convolution has padding 1."))),
