@@ -60,8 +60,8 @@ QUESTIONS: dict[str, Question] = {
         ((close_to(lambda: 4 * _WIDE), "Is that the map's bytes, or all that is moved, in numbers? "
                                        "Both count: the bytes, and how often they are moved."),
          (close_to(lambda: 2 * 4 * _WIDE), "Does each pass read and write, and are there two?"),
-         (close_to(lambda: 3 * 4 * _WIDE),
-          "The map between the two passes is written and then read."),
+         (close_to(lambda: 3 * 4 * _WIDE), "As passes of their own: the ReLU reads again what the "
+                                           "norm has written."),
          (close_to(lambda: 2 * 2 * 4 * _WIDE / 1e6, 0.01), "In bytes, not in megabytes."))),
     "13c": Question(
         close_to(lambda: 3 * _WIDE),
@@ -87,7 +87,7 @@ QUESTIONS: dict[str, Question] = {
          (lambda offsets: min(offsets) < 0, "An offset can't be below 0."),
          (_overlap, "Two that are alive in the same step overlap. Draw the steps side by side."),
          (lambda offsets: _top(offsets) > 400, "Nothing overlaps, but it can be done with less. "
-                                                "Which one should lie at an end of the arena?"))),
+                                               "Which one should lie at an end of the arena?"))),
     "13f": Question(
         close_to(lambda: _multiplications(9), 1e-9),
         "How many tiles does it take, and how many products has each, for each pair of channels?",
