@@ -9,7 +9,7 @@
     inspect        what the compiler made of each kernel, without a GPU: python -m cuda_kernels.inspect
     backend        the one place that imports numba-cuda, and what its language lacks
 
-Importing this package is cheap and works without numba-cuda. None of it has been run on a real GPU: see the README.
+Importing this package is cheap and works without numba-cuda. What was run on which GPU: see the README.
 """
 from __future__ import annotations
 
