@@ -66,8 +66,9 @@ def order(x, w, y):
 
 @njit
 def flat(x, w, y):
-    """A row of 28 pixels is too short for the widest loop that the compiler makes. As one long row
-    the plane keeps it busy. y has W columns here, as x has; the last two are thrown away."""
+    """The compiled loop takes several vectors side by side, and a row of 28 pixels is too short for
+    that. Here the plane is one long row. y has W columns, as x has; what comes out in the last two
+    is thrown away."""
     W, n = x.shape[2], y.shape[1] * x.shape[2] - 2                # to the last pixel that counts
     y[:] = 0
     for k in range(y.shape[0]):
@@ -168,7 +169,7 @@ def packed(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, ...]:
     """x (H, W, C), w (K/NR, 3·3·C, NR), y (P, Q, K)."""
     panels = w.reshape(len(w) // NR, NR, *w.shape[1:])            # (K/NR, NR, C, 3, 3)
     panels = panels.transpose(0, 3, 4, 2, 1).reshape(len(panels), -1, NR)
-    # A tile reads MR pixels even where fewer are left: as many lie behind the last one.
+    # A tile reads MR pixels even where fewer are left: as many follow the last one.
     pixels = np.zeros((x.shape[1] * x.shape[2] + MR, len(x)), np.float32)
     pixels[:-MR] = x.transpose(1, 2, 0).reshape(-1, len(x))
     y = np.empty((x.shape[1] - 2, x.shape[2] - 2, len(w)), np.float32)

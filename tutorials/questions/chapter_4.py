@@ -47,7 +47,8 @@ QUESTIONS: dict[str, Question] = {
         "pixel?",
         ((close_to(lambda: 9.0), "Nine is how many pixels a stop sees. How many stops see this "
                                  "pixel?"),
-         (close_to(lambda: 1.0), "That is so for a corner of the picture."))),
+         (close_to(lambda: 1.0), "That is so for a corner of the picture."),
+         (close_to(lambda: 2.0), "That is so on the rim of the picture. Is this pixel there?"))),
     "4c": Question(
         close_to(lambda: ops.conv2d(np.full((1, 3, 1, 1), -1.0), np.ones((1, 3, 1, 1))).item()),
         "Each number of the kernel is multiplied by the same pixel. Which number is black?",
@@ -70,9 +71,10 @@ QUESTIONS: dict[str, Question] = {
                                                "the columns]."),
          (_off_by(0, 2), "The first counts a multiplication with its addition as one, not two."),
          (_off_by(0, 1 / 128), "For the MACs: each number out sums over all input channels."),
-         (lambda bill: abs(bill[1] - 8 * 128 * 784) < 1, "The weights count, too."),
-         (_off_by(2, 1 / 128),
-          "For the columns: a column holds what the kernel sees in all input channels."),
          (_off_by(1, 1 / 4), "For the bytes: how many bytes has a float32?"),
-         (_off_by(2, 1 / 4), "For the columns: how many bytes has a float32?"))),
+         (lambda bill: bill[1] == 8 * 128 * 784, "For the bytes: the weights count, too."),
+         (lambda bill: bill[1] == 4 * (128 * 784 + 128 * 128 * 9),
+          "For the bytes: input and output both count."),
+         (_off_by(2, 1 / 4), "For the columns: how many bytes has a float32?"),
+         (_off_by(2, 1 / 128), "A column holds what the kernel sees in all input channels."))),
 }

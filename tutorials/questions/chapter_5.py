@@ -6,15 +6,21 @@ from course import Question, close_to, one_of, shape_differs
 
 from npresnet import ops
 from npresnet.graph import build_graph
-from npresnet.lower.folding import scale_and_shift
+from npresnet.lower.folding import EPS, scale_and_shift
 from npresnet.variants import DEMO
 
-# A batch norm behind a convolution with a bias (5e), and one without variance (5f, 5g, 5h).
+# A batch norm after a convolution with a bias (5e), and one without variance (5f, 5g, 5h).
 _CONV_BIAS = np.array([0.5, -2.0, 2.0])
 _BN = {"bn.weight": np.array([2.0, 1.0, -1.0]), "bn.bias": np.array([0.0, 1.0, 3.0]),
        "bn.running_mean": np.array([1.0, -1.0, 0.5]), "bn.running_var": np.array([4.0, 0.25, 1.0])}
 _FLAT = {"bn.weight": np.array([1.5]), "bn.bias": np.array([0.25]),
          "bn.running_mean": np.array([0.7]), "bn.running_var": np.array([0.0])}
+
+
+def _forgotten_root() -> np.ndarray:
+    """The answer to 5e of someone who divides by the variance, (K,)."""
+    scale = _BN["bn.weight"] / (_BN["bn.running_var"] + EPS)
+    return (_CONV_BIAS - _BN["bn.running_mean"]) * scale + _BN["bn.bias"]
 
 
 def _folded_norms() -> int:
@@ -56,23 +62,24 @@ QUESTIONS: dict[str, Question] = {
          (one_of("norm3", "stages.0.blocks.0.norm3"), "An earlier norm is folded, too."))),
     "5e": Question(
         close_to(lambda: ops.batch_norm(_CONV_BIAS[None], *_BN.values())[0], 1e-3),
-        "Write y = scale·(Σ w·pixel + b) + shift, and multiply out. What doesn't hang on pixels?",
+        "Write y = scale·(Σ w·pixel + b) + shift, and multiply out. What doesn't depend on pixels?",
         ((shape_differs(lambda: _CONV_BIAS), "Three numbers are wanted, one a channel."),
-         (close_to(lambda: (_CONV_BIAS - _BN["bn.running_mean"]) / _BN["bn.running_var"]
-                   * _BN["bn.weight"] + _BN["bn.bias"], 1e-3),
-          "Is running_var the spread, or its square?"),
          (close_to(lambda: scale_and_shift(_BN, "bn")[1], 1e-3),
           "That is the shift alone: the convolution's own bias is missing."),
          (close_to(lambda: scale_and_shift(_BN, "bn")[1] + _CONV_BIAS, 1e-3),
-          "The convolution's bias goes through the norm, too: it is not just added."))),
+          "The convolution's bias goes through the norm, too: it is not just added."),
+         (close_to(_forgotten_root, 1e-3), "Is running_var the spread, or its square?"))),
     "5f": Question(
         close_to(lambda: ops.batch_norm(np.array([[0.7]]), *_FLAT.values())[0, 0], 1e-3),
         "Subtract the mean first. What is left to be divided?",
-        ((close_to(lambda: 0), "Something is added behind the division."),)),
+        ((close_to(lambda: 0), "Something is added after the division."),)),
     "5g": Question(
-        one_of("b"), "What is divided by what? Try it in NumPy.",
-        ((one_of("a"), "That is a number divided by 0. Here the number is special, too."),
-         (one_of("c"), "The division comes first. Try it in NumPy."))),
+        lambda answer: isinstance(answer, str) and one_of("b", "nan")(answer),
+        "What is divided by what? Answer with a letter.",
+        ((one_of("a", "inf", "infinity"),
+          "That is a number divided by 0. Here the number is special, too."),
+         (one_of("c", "0.25"), "The division comes first. Try it in NumPy."),
+         (one_of("nan"), "Write it as text: a letter, in quotes."))),
     "5h": Question(
         close_to(lambda: scale_and_shift(_FLAT, "bn")[0][0], 1e-3),
         "The scale is the weight over the root of var + ε.",

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from course import Question, close_to
+from course import Question, close_to, one_of
 
 import npresnet
 from npresnet.graph import build_graph
@@ -43,12 +43,12 @@ QUESTIONS: dict[str, Question] = {
         close_to(wider, 3e-3), "Divide the sums of the wide plan by the demo's, both at 160×160.",
         ((close_to(lambda: (2.0, 2.0), 0.02), "A layer's outputs double, and so do its inputs."),
          (close_to(lambda: (4.0, 4.0), 2e-3), "A good estimate. Which layer's input stays? Count."),
-         (lambda a: np.allclose(a, wider(), rtol=0.03), "Close. Give two decimals."),
-         (lambda a: np.allclose(a, wider()[::-1], rtol=3e-3), "The parameters come first."))),
+         (lambda a: np.allclose(a, wider()[::-1], rtol=3e-3), "The parameters come first."),
+         (close_to(wider, 0.03), "Close. Give two decimals."))),
     "7d": Question(
         lambda answer: answer == costliest().path, "Sort `model.summary().layers` by `macs`.",
-        ((lambda a: str(a) == "stem", "That is a part. Which of its layers?"),
-         (lambda a: str(a).startswith("stages.3"), "It has many weights. How many stops?"),)),
+        ((lambda a: str(a).startswith("stages.3"), "It has many weights. How many stops?"),
+         (one_of("stem"), "That is a part of the network. Give the path of one layer."))),
     "7e": Question(
         close_to(lambda: costliest().macs / costliest().params),
         "At how many places of the output is one weight used?",

@@ -40,6 +40,12 @@ def _exponent_and(power: int) -> Callable[[Any], bool]:
     return lambda answer: str(answer[0]).strip().lower() == "exponent" and factor(answer[1])
 
 
+def _exponent_times(*factors: float) -> Callable[[Any], bool]:
+    """A test: the exponent, and one of these factors."""
+    return lambda answer: (str(answer[0]).strip().lower() == "exponent"
+                           and bool(np.isclose(answer[1], factors).any()))
+
+
 @cache
 def _bfloat16_delta(rounded: bool = True) -> float:
     """How far the demo's logits on the photograph move when its weights become bfloat16: rounded,
@@ -98,16 +104,17 @@ QUESTIONS: dict[str, Question] = {
           "That is the largest number. The sum stands still long before: 1 becomes too small."))),
     "9e": Question(
         _exponent_and(1),
-        "Count from the right, from 0, through the fields. What is the bit worth, and is it set?",
+        "Count from the right, from 0, through the fields. What is the bit worth? Is it 0 or 1?",
         ((lambda answer: not isinstance(answer, tuple | list) or len(answer) != 2,
           "Two things are wanted: the part, and the factor."),
          (_exponent_and(-1),
           "The other way: look whether the bit is 0 or 1 before the flip."),
          (lambda answer: str(answer[0]).strip().lower() != "exponent",
           "Count from the right, from 0: ten bits of fraction, five of exponent, a sign."),
-         (lambda answer: float(answer[1]) in (4, 2, 0.5, 0.25),
-          "The exponent changes by what the bit is worth (1, 2, 4, 8, 16 from the right), and the "
-          "number by 2 to that power."))),
+         (_exponent_times(4, 1 / 4),
+          "By so much E changes. What does the formula do with E?"),
+         (_exponent_times(2, 1 / 2),
+          "That is what the exponent's last bit does, number 10."))),
     "9f": Question(
         close_to(_bfloat16_delta, 0.02),
         "Round every float32 tensor, to nearest even, and give `compare` the two `head.fc`.",
