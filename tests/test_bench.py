@@ -202,6 +202,7 @@ def test_one_that_needs_peers_says_so(capsys, asked):
                      "tests/benchmarks/make_peers.py writes"]
 
 
+@pytest.mark.slow
 @needs_onnxruntime
 def test_one_that_fails_does_not_end_the_others(capsys, peers):
     code, result, lines = run(capsys, "--peers", peers, "--only", "onnxruntime", "numpy",
@@ -236,6 +237,7 @@ def test_openvino_in_float32_is_not_measured_twice(monkeypatch):
                 contenders.start_openvino_default({})
 
 
+@pytest.mark.slow
 def test_one_that_computes_something_else_is_found_out(capsys, monkeypatch):
     monkeypatch.setattr(bench, "pictures",
                         lambda *shape: contenders.pictures(*shape) + np.float32(0.5))

@@ -157,6 +157,7 @@ def test_a_full_disk(photos, unbuffered):
     assert done.stderr == b"npresnet classify: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 def test_no_stdout_at_all(photos):
     command = f"'{sys.executable}' -m npresnet classify '{photos}/a.png' >&-"

@@ -31,6 +31,7 @@ def test_summary_has_the_model_cards_totals(capsys):
                                       params=9408, macs=9408 * 112**2, activations=64 * 112**2)
 
 
+@pytest.mark.slow
 def test_summary_of_another_size(capsys):
     for argv, size in ((["--size", "288"], [3, 288, 288]), (["--size", "64", "96"], [3, 64, 96])):
         assert main(["summary", "--json", *argv]) == 0
@@ -75,6 +76,7 @@ def test_compare_with_timm(photos, capsys):
     assert main(["compare", str(photos / "a.png")]) == 0
 
 
+@pytest.mark.slow
 def test_compare_with_the_fast_engine(photos, capsys):
     assert main(["compare", "--json", "--against", "numba", str(photos / "a.png")]) == 0
     row, = json.loads(capsys.readouterr().out)

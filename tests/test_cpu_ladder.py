@@ -32,6 +32,7 @@ def test_each_rung_against_the_definition(number):
     assert ladder.difference(rung, x, w) < 1e-6
 
 
+@pytest.mark.slow
 def test_there_are_six_and_a_difference_is_seen():
     assert len(ladder.RUNGS) == 6
     x, w = ladder.make_layer(c=3, k=ladder.NR, size=9)

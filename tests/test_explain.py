@@ -112,6 +112,7 @@ def naive_occlusion(model, x, classes, window, stride, fill, probability) -> np.
     return lost.astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window, stride, fill, score", [
     (16, 16, 0.0, "probability"), ((20, 7), (12, 30), 0.5, "logit"),
     (11, 13, [0.1, -0.2, 0.3], "logit"), (64, 40, 0.0, "probability")])

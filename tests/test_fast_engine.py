@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # --- results --------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [0, 2, 4])
 @pytest.mark.parametrize("name", ["resnetv2_50", "resnetv2_50d"])
 def test_each_algorithm_is_exact_enough(name, m, monkeypatch):

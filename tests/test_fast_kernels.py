@@ -135,6 +135,7 @@ def test_tile_at_every_edge(rows, nruns, nruns2, run, stride, relu, two, residua
         array.check()
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("two", [False, True])
 def test_tile_reads_nothing_behind_its_arrays(two):
@@ -143,6 +144,7 @@ def test_tile_reads_nothing_behind_its_arrays(two):
         assert_close("tile", c[:, :target.NR], first.astype(np.float32), 2e-6)
 
 
+@pytest.mark.slow
 def test_tile_lets_nan_and_inf_through():
     nr, mr = target.NR, target.MR
     a, b = np.ones((mr, 4), np.float32), np.ones((4, nr), np.float32)
@@ -169,6 +171,7 @@ def test_winograd_is_convolution(m):
     np.testing.assert_allclose(AT @ product @ AT.T, want, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Plain, pytest.param(Page, marks=on_linux)])
 @pytest.mark.parametrize("m", [2, 4])
 def test_transforms_at_every_edge(m, make):

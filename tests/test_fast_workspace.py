@@ -29,6 +29,7 @@ def test_nothing_is_read_behind(case):
         f"{done.stderr[-500:]}")
 
 
+@pytest.mark.slow
 def test_the_guard_works():
     done = run("a_float_too_many")
     assert -done.returncode in (signal.SIGSEGV, signal.SIGBUS), done

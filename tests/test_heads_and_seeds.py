@@ -132,6 +132,7 @@ def test_convolutions_are_drawn_with_hes_fan_out():
         assert abs(weight.mean()) < 5 * weight.std() / np.sqrt(weight.size), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [3, 1000])
 def test_the_classifier_is_drawn_with_a_hundredth(num_classes):
     shapes = build_graph(VARIANTS["resnetv2_50"], num_classes=num_classes).parameter_shapes()

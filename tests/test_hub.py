@@ -199,6 +199,7 @@ def test_a_damaged_file_in_the_cache(python, server, photo, published, damage):
     assert says(python(FETCH)) == str(path) and path.read_bytes() == published
 
 
+@pytest.mark.slow
 def test_a_cache_that_can_not_be_written(python, tmp_path):
     (tmp_path / "home").write_text("a file where a folder has to be")
     message = says(python(FETCH))

@@ -187,6 +187,7 @@ except ImageError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not features.check("libtiff"), reason="this Pillow is built without libtiff")
 def test_libtiff_can_be_silenced(tmp_path):
     data = bytearray(saved(Image.fromarray(awkward_picture(60, 60)), "TIFF",

@@ -48,6 +48,7 @@ def check_everything(model, twin, x, backend: str) -> None:
 # --- new tensors ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnetv2_18", "resnetv2_50"])
 def test_tensors_loaded_after_a_forward_pass_are_used(name, backend):
     model, twin = pair(name, backend, **SHORT)
@@ -130,6 +131,7 @@ SHAPES = [(1, 40, 56), (3, 40, 56), (2, 33, 33), (1, 97, 64), (5, 16, 40), (1, 1
           (2, 64, 97), (3, 7, 90), (1, 99, 36), (2, 40, 56)]
 
 
+@pytest.mark.slow
 def test_sizes_and_batches_in_any_order(backend):
     """More sizes than plans are kept, forwards, backwards, and the same one over and over."""
     assert len(SHAPES) > KEPT_PLANS

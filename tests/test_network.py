@@ -48,6 +48,7 @@ def test_full_width(name, backend):
     assert_layers(model.trace(x), torch_trace(twin, x), LAYER_TOLERANCE[backend])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", slow_unless([8], [8, 16]))
 @pytest.mark.parametrize("name", slow_unless(["resnetv2_18", "resnetv2_50t"], [
     "resnetv2_18", "resnetv2_34d", "resnetv2_50", "resnetv2_50t"]))

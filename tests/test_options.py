@@ -57,6 +57,7 @@ def test_an_argument_goes_before_the_environment(monkeypatch):
     assert choose_backend("auto") in ("cuda", "numba")
 
 
+@pytest.mark.slow
 def test_a_new_process_takes_the_backend_from_the_environment():
     code = "import npresnet\nprint(npresnet.create_model('demo').backend)"
     for name in ("numpy", "numba"):

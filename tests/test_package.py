@@ -95,6 +95,7 @@ print(seconds, *sorted({module.split(".")[0] for module in sys.modules} & heavy)
     assert heavy == []
 
 
+@pytest.mark.slow
 def test_classifying_imports_no_framework():
     code = """
 import sys

@@ -37,6 +37,7 @@ def inputs(model, files) -> np.ndarray:
 # --- what the answers are -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_logits_and_probabilities_are_the_models(files, batch_size):
     model = create_model("demo", backend="numpy")
@@ -48,6 +49,7 @@ def test_logits_and_probabilities_are_the_models(files, batch_size):
         assert_close(output, np.stack([each.value for each in answers]), values, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top, count", [(1, 1), (3, 3), (99, 10)])
 def test_topk_names_classes_in_order(files, top, count):
     model = create_model("demo", backend="numpy")
@@ -77,6 +79,7 @@ def test_embeddings_are_forward_heads(files, pool):
         assert_close("embedding", got, want, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_features_are_the_traces(files, backend):
     model = create_model("demo", backend=backend)

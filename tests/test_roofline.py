@@ -51,6 +51,7 @@ def drawn(monkeypatch, tmp_path) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_dots_by_hand(monkeypatch, tmp_path):
     """FLOP for each byte, and a second, of what is carried out; shares of the whole time."""
     assert drawn(monkeypatch, tmp_path) == [

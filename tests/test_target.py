@@ -43,6 +43,7 @@ def test_no_assembly_is_emitted():
     assert ".asm(" not in text and "InlineAsm" not in text
 
 
+@pytest.mark.slow
 def test_the_clock_runs():
     from numba import njit
 
