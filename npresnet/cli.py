@@ -19,8 +19,8 @@ from .commands.common import FAILED, INTERRUPTED, USAGE, UsageError, say
 from .errors import BackendWarning, MissingDependencyError, NpresnetError, printable
 from .version import __version__
 
-COMMANDS = ("classify", "embed", "features", "validate", "explain", "summary", "models", "compare",
-            "bench", "download", "warmup", "completion")          # files of commands/
+COMMANDS = ("classify", "embed", "features", "validate", "explain", "explore", "summary", "models",
+            "compare", "bench", "download", "warmup", "completion")         # files of commands/
 
 STAND_INS = {"─": "-", "×": "x", "…": "...", "±": "+-", "–": "-", "Δ": "delta", "≤": "<="}
 

@@ -13,7 +13,7 @@ FLOORS = [["errors", "table", "version", "ahead", "columns", "_pyinstaller"], ["
           ["graph", "network"], ["tensor_files"], ["weights"], ["lower"], ["backend"],
           ["fast", "reference"], ["sources"], ["images"], ["labels", "data", "demo"], ["hub"],
           ["loading"], ["summary", "instruments.comparison", "instruments.accuracy"], ["held"],
-          ["model"], ["predict", "explain"], ["sklearn"],
+          ["model"], ["predict", "explain", "explorer"], ["sklearn"],
           ["instruments.parity", "instruments.contenders"], ["instruments.bench"],
           ["instruments.roofline"], ["commands"], ["cli"]]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -1,0 +1,43 @@
+// The five likeliest classes, what they were before an experiment, and where each comes from.
+
+import { bar, el, number, percent } from "./dom.js";
+import { t } from "./text.js";
+
+const CLASSES = 5;
+
+export class AnswerPanel {
+  constructor(app, root) {
+    this.app = app;
+    this.list = el("ol", { class: "answers" });
+    this.legend = el("p", { class: "note" });
+    root.append(this.list, this.legend);
+  }
+
+  render() {
+    const { app } = this;
+    if (!app.logits) return;
+    this.list.replaceChildren(...app.order().slice(0, CLASSES).map((index) => this.row(index)));
+    this.legend.textContent = app.mapClass === null ? t("answer.hint")
+      : t("answer.map", { label: app.labels[app.mapClass], mean: number(app.logits[app.mapClass]) });
+  }
+
+  row(index) {
+    const { app } = this, label = app.labels[index], share = app.probabilities[index];
+    const before = app.unaltered.probabilities[index], mapped = app.mapClass === index;
+    const said = t("answer.row", { label, share: percent(share) });
+    const then = app.altered || app.previewed.length
+      ? el("span", { class: "before" }, t("answer.before", { share: percent(before) })) : null;
+    return el("li", {},
+      el("button", { class: "answer", "aria-pressed": String(mapped), title: t("answer.showMap"),
+                     "aria-label": `${said} ${t("answer.showMap")}`,
+                     onclick: () => app.showMap(mapped ? null : index) },
+         el("span", { class: "label" }, label),
+         bar(share, then && before),
+         el("span", { class: "share" }, percent(share)), then),
+      el("button", { class: "small", "aria-label": t("answer.whyLabel", { label }),
+                     onclick: () => {
+                       app.choose({ path: "head.fc", channel: index, row: 0, column: 0 });
+                       document.getElementById("why-panel").focus();
+                     } }, t("answer.why")));
+  }
+}

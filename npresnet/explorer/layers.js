@@ -1,0 +1,128 @@
+// The network as data: for every layer what it reads, how large it is, and what it costs. The twin
+// of npresnet/graph.py, drawn from a file's tensors; the map and the explanations follow it.
+//
+// A layer: {path, kind, inputs, kernel, stride, padding, from, shape, leftover, parameters, macs,
+// field}. kind: conv, norm, maxPool, avgPool, block, stage, globalPool, classifier. from, shape:
+// [C, H, W] of the first input and of the output. leftover: pixels at the end of an axis that no
+// stop reaches. field: what one output pixel sees of the picture, {size, step, start}: pixel p sees
+// [start + p·step, start + p·step + size − 1]; null: all of it.
+
+import { describe } from "./network.js";
+import { convPadding, outputSize } from "./ops.js";
+import { t } from "./text.js";
+
+export const PIXELS = "pixels";                           // what the first convolution reads
+
+// params: name → {shape}; size: edge of the picture. In forward order, as `model.trace` has them.
+export function layersOf(params, size) {
+  const builder = new Builder(params, size);
+  builder.walk(describe(params));
+  return builder.layers;
+}
+
+class Builder {
+  constructor(params, size) {
+    this.params = params;
+    this.layers = [];
+    this.known = new Map([[PIXELS, { shape: [this.channels(), size, size],
+                                     field: { size: 1, step: 1, start: 0 } }]]);
+  }
+
+  channels() {
+    return (this.params.get("stem.conv.weight") ?? this.params.get("stem.conv1.weight")).shape[1];
+  }
+
+  walk({ depths, deepStem, bottleneck, avgDown }) {
+    let x = deepStem ? this.deepStem() : this.conv("stem.conv", PIXELS, 2);
+    x = this.slide("stem.pool", "maxPool", x, 3, 2, 1);
+    depths.forEach((depth, s) => {
+      for (let b = 0; b < depth; b++) {
+        x = this.block(`stages.${s}.blocks.${b}`, x, s > 0 && b === 0 ? 2 : 1, bottleneck, avgDown);
+      }
+      x = this.add({ path: `stages.${s}`, kind: "stage", inputs: [x] });
+    });
+    x = this.norm("norm", x);
+    const channels = this.known.get(x).shape[0];
+    x = this.add({ path: "head.global_pool", kind: "globalPool", inputs: [x],
+                   shape: [channels, 1, 1], field: null });
+    const classes = this.params.get("head.fc.weight").shape[0];
+    this.add({ path: "head.fc", kind: "classifier", inputs: [x], shape: [classes, 1, 1],
+               macs: classes * channels, parameters: this.count("head.fc.weight", "head.fc.bias") });
+  }
+
+  deepStem() {
+    let x = this.norm("stem.norm1", this.conv("stem.conv1", PIXELS, 2));
+    x = this.norm("stem.norm2", this.conv("stem.conv2", x, 1));
+    return this.conv("stem.conv3", x, 1);
+  }
+
+  block(path, x, stride, bottleneck, avgDown) {
+    const p = this.norm(`${path}.norm1`, x);
+    let y = this.conv(`${path}.conv1`, p, bottleneck ? 1 : stride);
+    y = this.conv(`${path}.conv2`, this.norm(`${path}.norm2`, y), bottleneck ? stride : 1);
+    if (bottleneck) y = this.conv(`${path}.conv3`, this.norm(`${path}.norm3`, y), 1);
+    let shortcut = x;
+    if (this.params.has(`${path}.downsample.conv.weight`)) {
+      shortcut = p;
+      if (avgDown && stride > 1) {
+        shortcut = this.slide(`${path}.downsample.pool`, "avgPool", p, 2, 2, 0);
+        stride = 1;
+      }
+      shortcut = this.conv(`${path}.downsample.conv`, shortcut, stride);
+    }
+    return this.add({ path, kind: "block", inputs: [y, shortcut] });
+  }
+
+  norm(path, x) {
+    return this.add({ path, kind: "norm", inputs: [x],
+                      parameters: this.count(`${path}.weight`, `${path}.bias`) });
+  }
+
+  conv(path, x, stride) {
+    const name = `${path}.weight`;
+    if (!this.params.has(name)) throw new Error(t("weights.missing", { name }));
+    const [k, c, kernel] = this.params.get(name).shape;
+    const layer = this.slide(path, "conv", x, kernel, stride, convPadding(kernel, stride), k);
+    const made = this.known.get(layer);
+    made.parameters = this.count(name);
+    made.macs = k * c * kernel * kernel * made.shape[1] * made.shape[2];
+    return layer;
+  }
+
+  // A kernel that moves over the pixels: a convolution or a pool.
+  slide(path, kind, x, kernel, stride, padding, channels = this.known.get(x).shape[0]) {
+    const { shape: [, h, w], field } = this.known.get(x);
+    const sizeOf = (n) => kind === "avgPool" ? Math.ceil(n / 2) : outputSize(n, kernel, stride, padding);
+    const leftover = kind === "avgPool" ? 0 : (h + 2 * padding - kernel) % stride;
+    return this.add({ path, kind, inputs: [x], kernel, stride, padding, leftover,
+                      shape: [channels, sizeOf(h), sizeOf(w)],
+                      field: { size: field.size + (kernel - 1) * field.step,
+                               step: field.step * stride, start: field.start - padding * field.step } });
+  }
+
+  // Where nothing else is said, shape and field are those of the first input.
+  add(layer) {
+    const first = this.known.get(layer.inputs[0]);
+    const whole = { shape: first.shape, field: first.field, parameters: 0, macs: 0,
+                    from: first.shape, ...layer };
+    this.layers.push(whole);
+    this.known.set(whole.path, whole);
+    return whole.path;
+  }
+
+  count(...names) {
+    return names.reduce((sum, name) => {
+      const shape = this.params.get(name)?.shape ?? [0];
+      return sum + shape.reduce((a, b) => a * b, 1);
+    }, 0);
+  }
+}
+
+// The part of the picture that pixel (row, column) of a layer sees, {left, top, right, bottom}: the
+// first and the first no more. It may reach beyond the picture's border.
+export function seenBy(layer, row, column, size) {
+  if (!layer.field) return { left: 0, top: 0, right: size, bottom: size };
+  const { size: extent, step, start } = layer.field;
+  const left = start + column * step, top = start + row * step;
+  return { left, top, right: left + extent, bottom: top + extent };
+}
