@@ -53,8 +53,9 @@ def test_wheel_holds_just_what_it_should(wheel):
               if path.is_file() and "__pycache__" not in path.parts}
     assert held == wanted
     assert {"npresnet/py.typed", "npresnet/demo/demo.safetensors", "npresnet/demo/config.json",
-            "npresnet/imagenet1k.tsv"} <= held
-    assert {path.split(".")[-1] for path in held} == {"py", "typed", "safetensors", "json", "tsv"}
+            "npresnet/imagenet1k.tsv", "npresnet/explorer/page.html"} <= held
+    assert {path.split(".")[-1] for path in held} == {"py", "typed", "safetensors", "json", "tsv",
+                                                      "js", "html", "css", "jpg"}
     size = wheel.stat().st_size / 1e6
     print(f"{wheel.name}: {size:.1f} MB")
     assert size < 6

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import npresnet
+from npresnet.cli import COMMANDS
 
 nbformat = pytest.importorskip("nbformat", reason="the tutorials need nbformat")
 
@@ -174,8 +175,11 @@ def test_every_question_is_asked_and_answered(path):
 
 @each_notebook
 def test_where_to_look_exists(path):
-    """Every file and every npresnet name in backticks."""
+    """Every file, every npresnet name and every command in backticks."""
     quoted = re.findall(r"`([^`\n]+)`", section(read(path), "Where to look in the code"))
+    commands = [name for name in quoted if name.startswith("npresnet ")]
+    assert {name.split()[1] for name in commands} <= set(COMMANDS)
+    quoted = [name for name in quoted if name not in commands]
     files = [name for name in quoted if re.search(r"/|\.(py|json|ipynb|safetensors)$", name)]
     names = [name for name in quoted
              if re.fullmatch(r"(npresnet|cuda_kernels)(\.\w+)+", name) and name not in files]

@@ -29,15 +29,15 @@ export class AgreementPanel {
     const deltas = app.layers.map(({ path }) => [path, deltaOf(app, path)]);
     const [path, delta] = deltas.reduce((a, b) => (b[1] > a[1] || Number.isNaN(b[1]) ? b : a));
     const numbers = Object.values(app.digest.meta).reduce((sum, { places }) => sum + places, 0);
-    this.text.textContent = t("agreement.largest", { delta: number(delta, 2), path,
-                                                     layers: deltas.length, numbers: count(numbers) });
+    this.text.textContent = t("agreement.largest", {
+      delta: number(delta, 2), path, layers: deltas.length, numbers: count(numbers) });
     this.body.replaceChildren(...deltas.map(([name, value]) => this.row(name, value)));
   }
 
   row(path, delta) {
     const share = delta > 0 ? (Math.log10(delta) - FLOOR) / (TOP - FLOOR) : 0;
-    return el("tr", {},
-      el("th", { scope: "row" }, el("button", { class: "link", onclick: () => this.app.select(path) }, path)),
+    const link = el("button", { class: "link", onclick: () => this.app.select(path) }, path);
+    return el("tr", {}, el("th", { scope: "row" }, link),
       el("td", { class: "num" }, number(delta, 2)),
       el("td", { class: "bar-cell" }, bar(share)));
   }

@@ -17,8 +17,9 @@ export class AnswerPanel {
     const { app } = this;
     if (!app.logits) return;
     this.list.replaceChildren(...app.order().slice(0, CLASSES).map((index) => this.row(index)));
-    this.legend.textContent = app.mapClass === null ? t("answer.hint")
-      : t("answer.map", { label: app.labels[app.mapClass], mean: number(app.logits[app.mapClass]) });
+    const index = app.mapClass;
+    this.legend.textContent = index === null ? t("answer.hint")
+      : t("answer.map", { label: app.labels[index], mean: number(app.logits[index]) });
   }
 
   row(index) {

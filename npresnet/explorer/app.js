@@ -18,7 +18,7 @@ import { fillText, t } from "./text.js";
 import { TourPanel } from "./tour.js";
 import { WhyPanel } from "./why.js";
 
-const UNCHANGED = { edits: UNTOUCHED, change: AS_TRAINED, normalisation: "trained" };
+const UNCHANGED = { edits: UNTOUCHED, change: AS_TRAINED, normalisation: "trained", size: null };
 // What files without a configuration of their own are taken for: timm's resnetv2_50.a1h_in1k.
 const PUBLISHED = { size: 224, cropPct: 0.95, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] };
 
@@ -69,8 +69,8 @@ class App {
   async useWeights(buffer, name, config, labels, params = readSafetensors(buffer)) {
     const layers = layersOf(params, config.size);         // throws before anything has changed
     await this.engine.load(buffer);
-    Object.assign(this, { params, layers, labels, config, weightsName: name });
-    this.byPath = new Map(layers.map((layer) => [layer.path, layer]));
+    Object.assign(this, { params, labels, config, weightsName: name });
+    this.useLayers(layers);
     this.activations = new Map();
     this.history = [];
     this.experiment = UNCHANGED;
@@ -79,21 +79,26 @@ class App {
     this.view = "output";
   }
 
+  useLayers(layers) {
+    this.layers = layers;
+    this.byPath = new Map(layers.map((layer) => [layer.path, layer]));
+  }
+
   async usePhoto(bytes, name, embedded = false) {
     await this.usePicture(await decode(bytes), name, embedded);
   }
 
   async usePicture(picture, name, embedded) {
     Object.assign(this, { picture, photoName: name, embedded });
-    this.cropped = crop(picture, this.config, this.page.downFirst);
+    this.cropped = null;
     this.history = [];
-    this.experiment = { ...UNCHANGED };
+    this.experiment = UNCHANGED;
     this.unaltered = null;
     await this.run();
   }
 
-  get name() {
-    return this.photoName;
+  get normalisation() {
+    return NORMALISATIONS[this.experiment.normalisation];
   }
 
   // Whether all is as Python saw it when it wrote the page.
@@ -115,10 +120,11 @@ class App {
   }
 
   async runOnce() {
-    const { edits, change, normalisation } = this.experiment;
+    const { edits, change } = this.experiment;
+    this.prepare(this.experiment.size ?? this.config.size);
     const marks = [...edits.marks, ...this.previewed];
     const pixels = applyEdits(this.cropped, { ...edits, marks });
-    const { mean, std, order } = { ...this.config, ...NORMALISATIONS[normalisation] };
+    const { mean, std, order } = { ...this.config, ...this.normalisation };
     const x = scale(pixels, { mean, std }, order);
     this.pixels = pixels;
     this.photoPanel.render();
@@ -138,6 +144,16 @@ class App {
     this.unaltered ??= { logits: this.logits, probabilities: this.probabilities };
     this.render();
     this.say(t("status.done", { ms: Math.round(done.ms), label: this.labels[this.order()[0]] }));
+  }
+
+  // Resize and cut the photograph, where that isn't done; another size means other layers, too.
+  prepare(size) {
+    if (this.cropped?.width === size) return;
+    this.cropped = crop(this.picture, { ...this.config, size }, this.page.downFirst);
+    if (this.layers[0].from[1] !== size) {
+      this.useLayers(layersOf(this.params, size));
+      this.chosen = this.hovered = null;
+    }
   }
 
   // Numbers of the classes, the likeliest first.
@@ -211,6 +227,11 @@ class App {
     }
     this.hovered = null;
     this.render();
+  }
+
+  // Where everything stands in one column, what was just asked for may be far away.
+  bring(id) {
+    if (matchMedia("(max-width: 760px)").matches) document.getElementById(id).scrollIntoView();
   }
 
   hover(place) {

@@ -1,5 +1,5 @@
-// Numbers as colours: blue is negative, orange positive, and nothing is the page's own ground. These
-// two can be told apart with every kind of colour blindness, and in print.
+// Numbers as colours: blue is negative, orange positive, and nothing is the page's own ground.
+// These two can be told apart with every kind of colour blindness, and in print.
 
 import { el, number } from "./dom.js";
 

@@ -2,7 +2,8 @@
 // from a file name or a label is ever read as HTML.
 
 // Keys that move by one: [rows, columns].
-export const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+export const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0],
+                        ArrowDown: [1, 0] };
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -11,22 +11,26 @@ export const NORMALISATIONS = {
   bytes: { mean: [0, 0, 0], std: [1 / 255, 1 / 255, 1 / 255] },
   bgr: { order: [2, 1, 0] },
 };
-const QUARTERS = [0, 15, 30, 45, 60, 90, 135, 180, 270];
+const ANGLES = [0, 15, 30, 45, 60, 90, 135, 180, 270];
+const SIZES = [64, 96, 128, 160, 192, 224, 256, 288, 384];
 
 export class ExperimentsPanel {
   constructor(app, root) {
     this.app = app;
-    this.turn = this.choice("turn", QUARTERS, (value) => app.edit({ turn: Number(value) }),
+    this.turn = this.choice("turn", ANGLES, (value) => app.edit({ turn: Number(value) }),
                             (degrees) => t("experiments.degrees", { degrees }));
     this.mirror = this.box("mirror", (on) => app.edit({ mirror: on }));
     this.normalisation = this.choice("normalisation", Object.keys(NORMALISATIONS),
                                      (value) => app.alter({ normalisation: value }),
                                      (name) => t(`experiments.normalisation.${name}`));
+    this.size = this.choice("size", SIZES, (value) => app.alter({ size: Number(value) }),
+                            (size) => t("experiments.pixels", { size }));
     this.raw = this.box("rawProjection", (on) => this.change({ rawProjection: on }));
     this.normed = this.box("normedIdentity", (on) => this.change({ normedIdentity: on }));
     this.off = el("ul", { class: "chips" });
     root.append(el("div", { class: "form" }, ...this.turn.row, ...this.mirror.row,
-                   ...this.normalisation.row, ...this.raw.row, ...this.normed.row),
+                   ...this.normalisation.row,
+                   ...this.size.row, ...this.raw.row, ...this.normed.row),
                 this.off, el("p", { class: "note" }, t("experiments.hint")));
   }
 
@@ -51,6 +55,7 @@ export class ExperimentsPanel {
     this.turn.input.value = String(edits.turn);
     this.mirror.input.checked = edits.mirror;
     this.normalisation.input.value = normalisation;
+    this.size.input.value = String(this.app.layers[0].from[1]);
     this.raw.input.checked = change.rawProjection;
     this.normed.input.checked = change.normedIdentity;
     this.off.replaceChildren(...[...change.off].map((what) =>

@@ -23,10 +23,11 @@ export class LayerPanel {
     this.views = el("div", { class: "tabs", role: "group", "aria-label": t("layer.views") });
     this.scale = el("div", {});
     this.pager = el("div", { class: "tools" });
-    this.channels = el("div", { class: "channels", role: "group", "aria-label": t("layer.channels") });
+    this.channels = el("div", { class: "channels", role: "group",
+                                "aria-label": t("layer.channels") });
     this.large = new LargeMap(app);
-    root.append(this.title, this.kind, this.formula, this.facts, this.figure, this.tools, this.views,
-                this.scale, this.large.root, this.pager, this.channels);
+    root.append(this.title, this.kind, this.formula, this.facts, this.figure, this.tools,
+                this.views, this.scale, this.large.root, this.pager, this.channels);
   }
 
   render() {
@@ -43,7 +44,8 @@ export class LayerPanel {
     this.figure.replaceChildren(...(layer.kernel ? [sizeFigure(layer)] : []));
     this.showTools(layer);
     this.views.replaceChildren(...(VIEWS[kind] ?? []).map((view) =>
-      el("button", { "aria-pressed": String(app.view === view), onclick: () => app.select(path, view) },
+      el("button", { "aria-pressed": String(app.view === view),
+                     onclick: () => app.select(path, view) },
          t(`layer.view.${kind}.${view}`))));
     const limit = largest(tensor.data);
     this.scale.replaceChildren(colourBar(limit, t("layer.bar", { limit: number(limit) })));
@@ -113,7 +115,7 @@ export class LayerPanel {
   }
 }
 
-// --- one channel, large ---------------------------------------------------------------------------
+// --- one channel, large --------------------------------------------------------------------------
 
 class LargeMap {
   constructor(app) {
@@ -134,7 +136,8 @@ class LargeMap {
     Object.assign(this, { layer, tensor, channel, h, w });
     this.root.hidden = h * w === 1;                       // the tiles say it all
     drawMap(this.canvas, tensor.data, channel * h * w, h, w, limit);
-    this.canvas.setAttribute("aria-label", t("layer.largeLabel", { path: layer.path, channel, h, w }));
+    this.canvas.setAttribute("aria-label",
+                             t("layer.largeLabel", { path: layer.path, channel, h, w }));
     this.look(null);
   }
 
@@ -151,8 +154,10 @@ class LargeMap {
     const chosen = app.chosen?.path === layer.path && app.chosen.channel === channel
       ? [app.chosen.row, app.chosen.column] : null;
     this.cursor.setAttribute("viewBox", `0 0 ${this.w} ${this.h}`);
-    this.cursor.replaceChildren(...[[chosen, "chosen"], [place, "hovered"]].filter(([p]) => p)
-      .map(([[row, column], kind]) => svg("rect", { class: kind, x: column, y: row, width: 1, height: 1 })));
+    const frame = ([row, column], kind) =>
+      svg("rect", { class: kind, x: column, y: row, width: 1, height: 1 });
+    this.cursor.replaceChildren(...(chosen ? [frame(chosen, "chosen")] : []),
+                                ...(place ? [frame(place, "hovered")] : []));
     const shown = place ?? chosen;
     this.text.textContent = shown ? t("layer.value", {
       channel, row: shown[0], column: shown[1],
@@ -163,12 +168,14 @@ class LargeMap {
 
   ask([row, column]) {
     this.app.choose({ path: this.layer.path, channel: this.channel, row, column });
+    this.app.bring("why-panel");
   }
 
   key(event) {
     if (event.key in ARROWS) {
       const [down, right] = ARROWS[event.key], { chosen } = this.app;
-      const [row, column] = this.at ?? (chosen ? [chosen.row, chosen.column] : [this.h >> 1, this.w >> 1]);
+      const start = chosen ? [chosen.row, chosen.column] : [this.h >> 1, this.w >> 1];
+      const [row, column] = this.at ?? start;
       this.look([Math.max(0, Math.min(this.h - 1, row + down)),
                  Math.max(0, Math.min(this.w - 1, column + right))]);
     } else if (event.key === "Enter" && this.at) {
@@ -180,7 +187,7 @@ class LargeMap {
   }
 }
 
-// --- what is shown of a layer ---------------------------------------------------------------------
+// --- what is shown of a layer --------------------------------------------------------------------
 
 // The tensor that a view shows: the output, or what the layer is made of.
 export function viewed(app, layer, view) {
@@ -197,8 +204,8 @@ export function shortcutOf(app, layer) {
   return !projects && app.experiment.change.normedIdentity ? `${layer.path}.norm1` : path;
 }
 
-function numbersOf({ kind, from, shape: [k, p, q], kernel = 1, stride = 1, padding = 0, leftover = 0 }) {
-  const [c, h, w] = from;
+function numbersOf({ kind, from: [c, h, w], shape: [k, p, q], kernel = 1, stride = 1, padding = 0,
+                     leftover = 0 }) {
   return { kind, k, p, q, c, h, w, kernel, stride, padding, leftover, lastC: c - 1,
            lastKernel: kernel - 1, exact: (h + 2 * padding - kernel) / stride + 1, pixels: h * w };
 }

@@ -47,7 +47,8 @@ class Builder {
                    shape: [channels, 1, 1], field: null });
     const classes = this.params.get("head.fc.weight").shape[0];
     this.add({ path: "head.fc", kind: "classifier", inputs: [x], shape: [classes, 1, 1],
-               macs: classes * channels, parameters: this.count("head.fc.weight", "head.fc.bias") });
+               macs: classes * channels,
+               parameters: this.count("head.fc.weight", "head.fc.bias") });
   }
 
   deepStem() {
@@ -92,12 +93,14 @@ class Builder {
   // A kernel that moves over the pixels: a convolution or a pool.
   slide(path, kind, x, kernel, stride, padding, channels = this.known.get(x).shape[0]) {
     const { shape: [, h, w], field } = this.known.get(x);
-    const sizeOf = (n) => kind === "avgPool" ? Math.ceil(n / 2) : outputSize(n, kernel, stride, padding);
+    const sizeOf = (n) => kind === "avgPool" ? Math.ceil(n / 2)
+      : outputSize(n, kernel, stride, padding);
     const leftover = kind === "avgPool" ? 0 : (h + 2 * padding - kernel) % stride;
     return this.add({ path, kind, inputs: [x], kernel, stride, padding, leftover,
                       shape: [channels, sizeOf(h), sizeOf(w)],
                       field: { size: field.size + (kernel - 1) * field.step,
-                               step: field.step * stride, start: field.start - padding * field.step } });
+                               step: field.step * stride,
+                               start: field.start - padding * field.step } });
   }
 
   // Where nothing else is said, shape and field are those of the first input.

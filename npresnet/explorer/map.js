@@ -5,7 +5,8 @@ import { drawMap } from "./colours.js";
 import { el } from "./dom.js";
 import { t } from "./text.js";
 
-const EDGES = [[60, 38], [30, 32], [15, 26], [8, 20], [2, 15]];   // pixels of a map → of its picture
+// Pixels of a map → of its small picture.
+const EDGES = [[60, 38], [30, 32], [15, 26], [8, 20], [2, 15]];
 const SMALLEST = 12;
 
 export class MapPanel {
@@ -61,10 +62,12 @@ export class MapPanel {
     const side = layers.filter(({ path }) => path.includes(".downsample."));
     const branch = layers.filter((layer) => layer !== sum && !side.includes(layer));
     const text = side.length ? t("map.projection") : t("map.identity");
+    const nodes = (some) => some.map((layer) => this.node(layer, name));
+    const short = name.replace("stages.", "").replace(".blocks.", ".");
     return el("div", { class: `row block-row ${side.length ? "projects" : "identity"}` },
-              el("span", { class: "row-name" }, name.replace("stages.", "").replace(".blocks.", ".")),
-              el("div", { class: "branch" }, ...branch.map((layer) => this.node(layer, name))),
-              el("div", { class: "shortcut" }, el("span", { class: "tag" }, text), ...side.map((layer) => this.node(layer, name))),
+              el("span", { class: "row-name" }, short),
+              el("div", { class: "branch" }, ...nodes(branch)),
+              el("div", { class: "shortcut" }, el("span", { class: "tag" }, text), ...nodes(side)),
               el("div", { class: "sum" }, this.node(sum, name)));
   }
 
@@ -73,8 +76,10 @@ export class MapPanel {
     const { path, shape: [c, h, w], kind } = layer;
     const name = kind === "block" ? "+" : kind === "stage" ? t("map.stage")
       : path.slice(path.startsWith(`${row}.`) ? row.length + 1 : 0).replace("downsample.", "");
-    const button = el("button", { class: `node ${kind}`, tabindex: -1, onclick: () => this.app.select(path),
-                                  "aria-label": t(`map.node.${kind}`, { path, c, h, w }), title: path },
+    const button = el("button", { class: `node ${kind}`, tabindex: -1,
+                                  onclick: () => this.pick(path),
+                                  "aria-label": t(`map.node.${kind}`, { path, c, h, w }),
+                                  title: path },
                       canvas, el("span", {}, name));
     const edge = EDGES.find(([size]) => h >= size)?.[1] ?? SMALLEST;
     canvas.style.width = `${edge}px`;
@@ -94,6 +99,11 @@ export class MapPanel {
     drawMap(canvas, data, 0, height, width, 1);
   }
 
+  pick(path) {
+    this.app.select(path);
+    this.app.bring("layer-panel");
+  }
+
   key(event) {
     const paths = this.app.layers.map(({ path }) => path), at = paths.indexOf(this.app.selected);
     const rowOf = (path) => this.nodes.get(path).button.closest(".row");
@@ -110,8 +120,8 @@ export class MapPanel {
   }
 }
 
-// All channels in one map: the root of the mean square at each pixel, spread from 0 to 1. The square
-// undoes the root of the colours: here the large differences count.
+// All channels in one map: the root of the sum of squares at each pixel, spread from 0 to 1. The
+// square undoes the root of the colours: here the large differences count.
 function summary({ shape: [channels, h, w], data }) {
   const plane = h * w, one = plane === 1, sums = new Float64Array(one ? channels : plane);
   for (let i = 0; i < data.length; i++) sums[one ? i : i % plane] += data[i] ** 2;

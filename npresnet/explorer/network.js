@@ -1,4 +1,4 @@
-// The network in forward order, in JavaScript: the third twin of npresnet/network.py, line for line.
+// The network in forward order, in JavaScript: a twin of npresnet/network.py, line for line.
 //
 //     stem      7×7 convolution, stride 2 (or three 3×3); max pool 3×3, stride 2
 //     stages    pre-activation blocks
@@ -72,7 +72,7 @@ export class Network {
     return this.normAct("norm", x);
   }
 
-  // The first convolution, or the first three. The last has no norm: the first block brings its own.
+  // The first convolution, or the first three. The last has no norm: the first block brings one.
   stem(x) {
     if (!this.variant.deepStem) return this.conv("stem.conv", x, 2);
     x = this.normAct("stem.norm1", this.conv("stem.conv1", x, 2));

@@ -1,4 +1,4 @@
-// The photograph as the network sees it: decoding, what experiments do to its pixels, and its panel.
+// The photograph as the network sees it: decoding, what experiments do to its pixels, its panel.
 
 import { colourOf } from "./colours.js";
 import { ARROWS, el, svg } from "./dom.js";
@@ -75,8 +75,9 @@ function snap(value) {
 
 function stamp(out, { square, dot, row, column, colour = [GREY, GREY, GREY] }) {
   const reach = square ? square / 2 : dot;
-  for (let i = Math.max(0, Math.ceil(row - reach)); i < Math.min(out.height, row + reach); i++) {
-    for (let j = Math.max(0, Math.ceil(column - reach)); j < Math.min(out.width, column + reach); j++) {
+  const first = (middle) => Math.max(0, Math.ceil(middle - reach));
+  for (let i = first(row); i < Math.min(out.height, row + reach); i++) {
+    for (let j = first(column); j < Math.min(out.width, column + reach); j++) {
       if (square || (i - row) ** 2 + (j - column) ** 2 < dot * dot) {
         out.data.set(colour, 3 * (i * out.width + j));
       }
@@ -115,14 +116,15 @@ export class PhotoPanel {
   }
 
   render() {
-    const { pixels, name } = this.app, tool = this.tool.value;
+    const { pixels, photoName: name } = this.app, tool = this.tool.value;
     if (!pixels) return;
     this.canvas.width = pixels.width;
     this.canvas.height = pixels.height;
     const context = this.canvas.getContext("2d");
     const image = context.createImageData(pixels.width, pixels.height);
     for (let i = 0; i < pixels.width * pixels.height; i++) {
-      image.data.set([pixels.data[3 * i], pixels.data[3 * i + 1], pixels.data[3 * i + 2], 255], 4 * i);
+      image.data.set(pixels.data.subarray(3 * i, 3 * i + 3), 4 * i);
+      image.data[4 * i + 3] = 255;
     }
     context.putImageData(image, 0, 0);
     this.canvas.setAttribute("aria-label", t("photo.label", { name, size: pixels.width }));
@@ -142,7 +144,8 @@ export class PhotoPanel {
     const context = small.getContext("2d"), image = context.createImageData(width, height);
     for (let i = 0; i < map.data.length; i++) {
       const share = Math.min(1, Math.abs(map.data[i]) / map.limit);
-      image.data.set([...colourOf(Math.sign(map.data[i]) * map.limit, map.limit), 210 * share], 4 * i);
+      image.data.set(colourOf(Math.sign(map.data[i]), 1), 4 * i);
+      image.data[4 * i + 3] = 210 * share;
     }
     context.putImageData(image, 0, 0);
     const { width: w, height: h } = this.app.pixels;
@@ -200,7 +203,8 @@ export class PhotoPanel {
   mark([row, column]) {
     if (this.tool.value === "cover") return { square: Number(this.size.value), row, column };
     const value = parseInt(this.colour.value.slice(1), 16);
-    return { dot: this.reach(), row, column, colour: [value >> 16, (value >> 8) & 255, value & 255] };
+    const colour = [value >> 16, (value >> 8) & 255, value & 255];
+    return { dot: this.reach(), row, column, colour };
   }
 
   move(place, event) {

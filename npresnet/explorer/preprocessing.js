@@ -110,7 +110,7 @@ function sum(bytes, start, step, fixed) {
   return Math.floor(total / 2 ** BITS);
 }
 
-// For each of `target` new pixels: the first old one that takes part, and the weights from there on.
+// For each of `target` new pixels: the first old one that takes part, and the weights from there.
 // Shrinking widens the kernel by the same factor, so that every old pixel counts.
 function weights(source, target) {
   const ratio = source / target, widen = Math.max(ratio, 1), support = 2 * widen, all = [];

@@ -16,8 +16,8 @@ export function fillText(root) {
 
 export const TEXT = {
   "page.title": "npresnet: the explorer",
-  "page.lead": "A real network of fifty layers runs on this page. Change something, and see its answer move; "
-    + "ask any number why it is what it is.",
+  "page.lead": "A real network of fifty layers runs on this page. Change something, and see its "
+    + "answer move; ask any number why it is what it is.",
   "page.open": "Open a photograph, or .safetensors",
   "page.tour": "Guided tour",
   "page.undo": "Undo",
@@ -40,11 +40,12 @@ export const TEXT = {
 
   "photo.unreadable": "this can't be read as a picture; JPEG, PNG, WebP and GIF can",
   "photo.given": "a photograph",
-  "photo.label": "{name}, {size}×{size} pixels, as the network gets it. Arrow keys move, Enter uses the tool.",
+  "photo.label": "{name}, {size}×{size} pixels, as the network gets it. Arrow keys move, Enter "
+    + "uses the tool.",
   "photo.hint": "Drop another photograph on the page. Click a pixel to see its numbers.",
   "photo.sees": "A pixel of {path} sees {size}×{size} pixels of the photograph.",
-  "photo.seesBeyond": "A pixel of {path} sees {size}×{size} pixels. The frame reaches up to {beyond} pixels beyond "
-    + "the photograph: there it sees padding.",
+  "photo.seesBeyond": "A pixel of {path} sees {size}×{size} pixels. The frame reaches up to "
+    + "{beyond} pixels beyond the photograph: there it sees padding.",
   "photo.seesAll": "{path} sees the whole photograph.",
   "photo.tool": "Tool",
   "photo.tool.look": "look",
@@ -55,7 +56,8 @@ export const TEXT = {
 
   "answer.class": "class {index}",
   "answer.hint": "Choose a class to see where it comes from: its class activation map.",
-  "answer.map": "Orange speaks for “{label}”, blue against it. The mean of the map is its logit, {mean}.",
+  "answer.map": "Orange speaks for “{label}”, blue against it. The mean of the map is its logit, "
+    + "{mean}.",
   "answer.row": "{label}: {share}.",
   "answer.showMap": "Show where it comes from",
   "answer.before": "before: {share}",
@@ -71,17 +73,20 @@ export const TEXT = {
   "experiments.normalisation.imagenet": "with ImageNet's mean and std",
   "experiments.normalisation.bytes": "nothing: 0 … 255 as they are",
   "experiments.normalisation.bgr": "as trained, but blue and red exchanged",
+  "experiments.size": "Resize it to",
+  "experiments.pixels": "{size}×{size} pixels",
   "experiments.rawProjection": "Projections take the raw input",
   "experiments.normedIdentity": "Identity shortcuts take the normalised input",
   "experiments.off": "{what} is off ✕",
   "experiments.switchOn": "Switch {what} on again",
-  "experiments.hint": "Blocks and channels are switched off beside their pictures. Undo takes back one step.",
+  "experiments.hint": "Blocks and channels are switched off beside their pictures. Undo takes "
+    + "back one step.",
 
   "map.label": "Layers in forward order. Arrow keys move from layer to layer.",
   "map.search": "Find a layer",
   "map.notFound": "no layer has “{text}” in its path",
-  "map.hint": "One row a block: its branch above, its shortcut below, and their sum at the right. Small pictures "
-    + "show all channels together, each on its own scale; the brighter, the larger.",
+  "map.hint": "One row a block: its branch above, its shortcut below, and their sum at the right. "
+    + "Small pictures show all channels together, each on its own scale; the brighter, the larger.",
   "map.identity": "raw input",
   "map.projection": "normalised input",
   "map.stage": "stage",
@@ -94,21 +99,23 @@ export const TEXT = {
   "map.node.globalPool": "{path}: mean of each of {c} channels",
   "map.node.classifier": "{path}: {c} logits",
 
-  "layer.kind.conv": "A convolution with a kernel of {kernel}×{kernel}, stride {stride}, padding {padding}: "
-    + "{c} channels in, {k} out.",
-  "layer.kind.norm": "Batch norm, then ReLU: each of {c} channels is scaled and shifted, and what is negative "
-    + "becomes 0.",
-  "layer.kind.maxPool": "The largest of {kernel}×{kernel} pixels, stride {stride}. The border counts as −∞.",
+  "layer.kind.conv": "A convolution with a kernel of {kernel}×{kernel}, stride {stride}, padding "
+    + "{padding}: {c} channels in, {k} out.",
+  "layer.kind.norm": "Batch norm, then ReLU: each of {c} channels is scaled and shifted, and what "
+    + "is negative becomes 0.",
+  "layer.kind.maxPool": "The largest of {kernel}×{kernel} pixels, stride {stride}. The border "
+    + "counts as −∞.",
   "layer.kind.avgPool": "The mean of 2×2 pixels, stride 2.",
   "layer.kind.block": "The sum of a block: what its branch adds to its shortcut.",
   "layer.kind.stage": "What the stage hands on: the sum of its last block.",
   "layer.kind.globalPool": "The mean of each channel over its {h}×{w} pixels.",
-  "layer.kind.classifier": "The classifier: {k} weighted sums of {c} numbers. Its outputs are called logits.",
-  "layer.formula.conv": "y[k, p, q] = Σ x[c, {stride}·p + i − {padding}, {stride}·q + j − {padding}] · w[k, c, i, j]   "
-    + "over c = 0…{lastC}, i, j = 0…{lastKernel}",
+  "layer.kind.classifier": "The classifier: {k} weighted sums of {c} numbers. Its outputs are "
+    + "called logits.",
+  "layer.formula.conv": "y[k, p, q] = Σ x[c, {stride}·p + i − {padding}, {stride}·q + j − "
+    + "{padding}] · w[k, c, i, j]   over c = 0…{lastC}, i, j = 0…{lastKernel}",
   "layer.formula.norm": "y[c, p, q] = max(0, x[c, p, q] · scale[c] + shift[c]),   c = 0…{lastC}",
-  "layer.formula.maxPool": "y[c, p, q] = max x[c, {stride}·p + i − {padding}, {stride}·q + j − {padding}]   "
-    + "over i, j = 0…{lastKernel}",
+  "layer.formula.maxPool": "y[c, p, q] = max x[c, {stride}·p + i − {padding}, {stride}·q + j − "
+    + "{padding}]   over i, j = 0…{lastKernel}",
   "layer.formula.avgPool": "y[c, p, q] = mean x[c, 2·p + i, 2·q + j]   over i, j = 0, 1",
   "layer.formula.block": "y[k, p, q] = branch[k, p, q] + shortcut[k, p, q]",
   "layer.formula.stage": "y = the last block's sum",
@@ -126,8 +133,8 @@ export const TEXT = {
   "layer.fieldAll": "everything",
   "layer.rangeOf": "{low} … {high}",
   "layer.size": "({h} + 2·{padding} − {kernel}) / {stride} + 1 = {exact} stops",
-  "layer.sizeLeft": "({h} + 2·{padding} − {kernel}) / {stride} + 1 = {exact}: {p} stops, and {leftover} left over at "
-    + "the end, which no stop reaches",
+  "layer.sizeLeft": "({h} + 2·{padding} − {kernel}) / {stride} + 1 = {exact}: {p} stops, and "
+    + "{leftover} left over at the end, which no stop reaches",
   "layer.views": "What is shown",
   "layer.view.norm.output": "after ReLU",
   "layer.view.norm.before": "before ReLU",
@@ -151,8 +158,8 @@ export const TEXT = {
 
   "why.trail": "The way here",
   "why.empty": "No number chosen yet",
-  "why.hint": "Click a pixel of a layer's map, or “Why?” beside an answer. Then click any number that took part, and "
-    + "go on down to the pixels.",
+  "why.hint": "Click a pixel of a layer's map, or “Why?” beside an answer. Then click any number "
+    + "that took part, and go on down to the pixels.",
   "why.title": "{path}, {name}: {value}",
   "why.place": "channel {channel}, row {row}, column {column}",
   "why.step": "{path} [{channel}, {row}, {column}]",
@@ -164,7 +171,8 @@ export const TEXT = {
   "why.band.1": "green",
   "why.band.2": "blue",
   "why.pixels": "({byte} / 255 − {mean}) / {std} = {value}",
-  "why.conv": "Each channel's patch of {kernel}×{kernel} times its kernel, summed over {channels} channels:",
+  "why.conv": "Each channel's patch of {kernel}×{kernel} times its kernel, summed over {channels} "
+    + "channels:",
   "why.conv1": "The same pixel of {channels} channels, each times its weight:",
   "why.classifier": "The mean of each of {channels} channels, times its weight for this class:",
   "why.bias": "bias",
@@ -187,11 +195,12 @@ export const TEXT = {
 
   "agreement.layer": "layer",
   "agreement.all": "All layers",
-  "agreement.largest": "Python computed the same photograph when it wrote this page. The largest difference of "
-    + "{layers} layers, as a share of the layer's largest value, is {delta}, in {path} ({numbers} numbers were compared).",
+  "agreement.largest": "Python computed the same photograph when it wrote this page. The largest "
+    + "difference of {layers} layers, as a share of the layer's largest value, is {delta}, in "
+    + "{path} ({numbers} numbers were compared).",
   "agreement.altered": "An experiment is under way: undo it to compare with Python.",
-  "agreement.unknown": "Python computed the photograph and the weights that came with this page; what you opened "
-    + "it hasn't seen.",
+  "agreement.unknown": "Python computed the photograph and the weights that came with this page; "
+    + "what you opened it hasn't seen.",
 
   "weights.missing": "the file has no tensor {name}",
   "weights.otherNetwork": "not a BatchNorm ResNetV2: it has no {names}",
@@ -215,95 +224,109 @@ export const TEXT = {
   "tour.back": "Back",
   "tour.next": "Next",
   "tour.close": "End the tour",
-  "tour.notHere": "this network has no such layer",
-  "tour.chapter": "More about this in chapter {chapter} of the course (tutorials/ in the repository).",
+  "tour.chapter": "More about this in chapter {chapter} of the course (tutorials/ in the "
+    + "repository).",
 
   "tour.input.title": "What goes in",
-  "tour.input.text": "The photograph is resized, cut to a square, and turned into numbers. Click into it to see them.",
+  "tour.input.text": "The photograph is resized, cut to a square, and turned into numbers. Click "
+    + "into it to see them.",
   "tour.input.question": "How many numbers does the network get?",
-  "tour.input.0": "25,600, one a pixel",
-  "tour.input.1": "76,800, three a pixel",
+  "tour.input.0": "{pixels}, one a pixel",
+  "tour.input.1": "{numbers}, three a pixel",
   "tour.input.2": "as many as the file has bytes",
-  "tour.input.reveal": "{size}×{size} pixels with a red, a green and a blue number each: {count}.",
+  "tour.input.reveal": "{size}×{size} pixels with a red, a green and a blue number each: "
+    + "{numbers}.",
   "tour.stops.title": "Half a stop",
-  "tour.stops.text": "The first kernel is 7×7 and moves two pixels at a time over the photograph and its padding.",
-  "tour.stops.question": "How often does it stop in a row of 160 pixels, with 3 of padding at both ends?",
-  "tour.stops.0": "81 times",
-  "tour.stops.1": "80 times",
-  "tour.stops.2": "80 and a half",
-  "tour.stops.reveal": "(160 + 6 − 7) / 2 + 1 is {exact}. Half a stop doesn't fit: {stops}, and a column of padding is "
-    + "left over. It is drawn below the formula.",
+  "tour.stops.text": "The first kernel is {kernel}×{kernel} and moves two pixels at a time over "
+    + "the photograph and its padding.",
+  "tour.stops.question": "How often does it stop in a row of {size} pixels, with {padding} of "
+    + "padding at both ends?",
+  "tour.stops.0": "{more} times",
+  "tour.stops.1": "{stops} times",
+  "tour.stops.2": "{stops} and a half",
+  "tour.stops.reveal": "({size} + 2·{padding} − {kernel}) / 2 + 1 is {exact}. Half a stop doesn't "
+    + "fit: {stops}, and a column of padding is left over. It is drawn below the formula.",
   "tour.products.title": "One number",
-  "tour.products.text": "A pixel of the first layer's output is a sum of products: pixels times weights.",
+  "tour.products.text": "A pixel of the first layer's output is a sum of products: pixels times "
+    + "weights.",
   "tour.products.question": "How many products?",
-  "tour.products.0": "7",
-  "tour.products.1": "49",
-  "tour.products.2": "147",
-  "tour.products.reveal": "{channels} channels times {kernel}×{kernel} is {count}. All of them stand under “Why this number?”.",
+  "tour.products.0": "{kernel}",
+  "tour.products.1": "{area}",
+  "tour.products.2": "{count}",
+  "tour.products.reveal": "{channels} channels times {kernel}×{kernel} is {count}. All of them "
+    + "stand under “Why this number?”.",
   "tour.relu.title": "What ReLU throws away",
-  "tour.relu.text": "The first norm of the first block scales each channel; then ReLU makes every negative number 0.",
+  "tour.relu.text": "The first norm of the first block scales each channel; then ReLU makes every "
+    + "negative number 0.",
   "tour.relu.question": "How many of its outputs are 0 for this photograph?",
   "tour.relu.0": "less than a quarter",
   "tour.relu.1": "between a quarter and three quarters",
   "tour.relu.2": "more than three quarters",
-  "tour.relu.reveal": "{share} of them. The view now shows what they were before: all that is blue is lost.",
+  "tour.relu.reveal": "{share} of them. The view now shows what they were before: all that is "
+    + "blue is lost.",
   "tour.field.title": "How far one pixel sees",
-  "tour.field.text": "This 3×3 kernel sits in the last stage. It sees nine pixels of the layer before, each of which saw more.",
+  "tour.field.text": "This 3×3 kernel sits in the last stage. It sees nine pixels of the layer "
+    + "before, each of which saw more.",
   "tour.field.question": "How much of the photograph does one of its outputs depend on?",
   "tour.field.0": "3×3 pixels",
   "tour.field.1": "a part of it",
   "tour.field.2": "all of it, and padding around it",
-  "tour.field.reveal": "Its receptive field is {size}×{size}, the photograph has {picture}×{picture} pixels. The frame shows it.",
+  "tour.field.reveal": "Its receptive field is {size}×{size}, the photograph has "
+    + "{picture}×{picture} pixels. The frame shows it.",
   "tour.spare.title": "A block too many?",
   "tour.spare.text": "This block is about to be switched off: its shortcut alone is handed on.",
   "tour.spare.question": "What will the network say?",
   "tour.spare.0": "the same, about as sure",
   "tour.spare.1": "the same, less sure",
   "tour.spare.2": "something else",
-  "tour.spare.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. A block only adds to what its "
-    + "shortcut keeps.",
+  "tour.spare.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. A block "
+    + "only adds to what its shortcut keeps.",
   "tour.raw.title": "Where the shortcut starts",
-  "tour.raw.text": "A projection takes the normalised input, after the first norm. This swaps it for the raw one, in all "
-    + "four stages: an easy mistake.",
+  "tour.raw.text": "A projection takes the normalised input, after the first norm. This swaps it "
+    + "for the raw one, in all four stages: an easy mistake.",
   "tour.raw.question": "What will the network say?",
   "tour.raw.0": "the same, about as sure",
   "tour.raw.1": "the same, less sure",
   "tour.raw.2": "something else",
-  "tour.raw.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. Nothing crashes, all shapes fit: "
-    + "only comparing layer by layer shows such a mistake.",
+  "tour.raw.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. Nothing "
+    + "crashes, all shapes fit: only comparing layer by layer shows such a mistake.",
   "tour.mirror.title": "Mirrored",
   "tour.mirror.text": "Left and right are about to be exchanged.",
   "tour.mirror.question": "What will the network say?",
   "tour.mirror.0": "the same, about as sure",
   "tour.mirror.1": "the same, less sure",
   "tour.mirror.2": "something else",
-  "tour.mirror.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. It was trained on mirrored "
-    + "pictures, too.",
+  "tour.mirror.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. It was "
+    + "trained on mirrored pictures, too.",
   "tour.turn.title": "Upside down",
   "tour.turn.text": "Now the photograph is turned by 180°.",
   "tour.turn.question": "What will the network say?",
   "tour.turn.0": "the same, about as sure",
   "tour.turn.1": "the same, less sure",
   "tour.turn.2": "something else",
-  "tour.turn.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. Nothing in a convolution knows "
-    + "what turning is: only the training pictures could have taught it.",
+  "tour.turn.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. Nothing in "
+    + "a convolution knows what turning is: only the training pictures could have taught it.",
   "tour.bytes.title": "Forgotten normalisation",
-  "tour.bytes.text": "The network expects numbers from −1 to 1. Give it the bytes as they are, from 0 to 255.",
+  "tour.bytes.text": "The network expects numbers from −1 to 1. Give it the bytes as they are, "
+    + "from 0 to 255.",
   "tour.bytes.question": "What will the network say?",
   "tour.bytes.0": "the same, about as sure",
   "tour.bytes.1": "the same, less sure",
   "tour.bytes.2": "something else",
-  "tour.bytes.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. No error tells of it.",
+  "tour.bytes.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. No error "
+    + "tells of it.",
   "tour.map.title": "Where the answer comes from",
-  "tour.map.text": "The last feature map is averaged, and the classifier weighs the channels. Weigh first and average "
-    + "then, and there is a map for each class.",
+  "tour.map.text": "The last feature map is averaged, and the classifier weighs the channels. "
+    + "Weigh first and average then, and there is a map for each class.",
   "tour.map.question": "What is the mean of that map?",
   "tour.map.0": "exactly the class's logit",
   "tour.map.1": "about the logit",
   "tour.map.2": "the class's probability",
-  "tour.map.reveal": "The map's mean is {mean}, the logit of “{label}” {logit}. It lies over the photograph now.",
+  "tour.map.reveal": "The map's mean is {mean}, the logit of “{label}” {logit}. It lies over the "
+    + "photograph now.",
   "tour.sum.title": "A vote",
-  "tour.sum.text": "A logit is a sum over all channels of the last layer: each adds its mean times a weight.",
+  "tour.sum.text": "A logit is a sum over all channels of the last layer: each adds its mean "
+    + "times a weight.",
   "tour.sum.question": "How many channels make half of what speaks for the answer?",
   "tour.sum.0": "four or fewer",
   "tour.sum.1": "more, but less than a quarter of them",

@@ -5,24 +5,19 @@ import { count, el, number, percent } from "./dom.js";
 import { PIXELS, seenBy } from "./layers.js";
 import { t } from "./text.js";
 
-// The block of the map that is switched off, and the layers that are shown.
-const SPARE = "stages.2.blocks.3", FIRST = "stages.0.blocks.0", DEEP = "stages.3.blocks.0.conv2";
+const FIRST = "stages.0.blocks.0", DEEP = "stages.3.blocks.0.conv2";
 
-// begin: what the page shows with the question. reveal: does the experiment, and gives the number of
-// the right option and what the text needs. chapter: of the course.
+// values: numbers in the question. begin: what the page shows with it. reveal: does the experiment,
+// and gives the number of the right option and what the text needs. chapter: of the course.
 const STEPS = [
-  { id: "input", chapter: 2, begin: (app) => app.choose({ path: PIXELS, channel: 0, row: 80, column: 80 }),
-    reveal: (app) => ({ right: 1, count: count(app.pixels.data.length), size: app.pixels.width }) },
-  { id: "stops", chapter: 3, begin: (app) => app.select(app.layers[0].path),
+  { id: "input", chapter: 2, begin: (app) => app.choose(middleOf(app)), values: pixelsOf,
+    reveal: () => ({ right: 1 }) },
+  { id: "stops", chapter: 3, begin: selectFirst, values: kernelOf, reveal: () => ({ right: 1 }) },
+  { id: "products", chapter: 4, begin: selectFirst, values: kernelOf,
     reveal: (app) => {
-      const { shape, from: [, size], kernel, padding, stride } = app.layers[0];
-      return { right: 1, stops: shape[1], exact: (size + 2 * padding - kernel) / stride + 1 };
-    } },
-  { id: "products", chapter: 4, begin: (app) => app.select(app.layers[0].path),
-    reveal: async (app) => {
-      const { path, from: [c], kernel } = app.layers[0];
+      const { path } = app.layers[0];
       app.choose({ path, channel: 0, ...brightest(app.activations.get(path), 0) });
-      return { right: 2, channels: c, kernel, count: c * kernel * kernel };
+      return { right: 2 };
     } },
   { id: "relu", chapter: 5, begin: (app) => app.select(`${FIRST}.norm1`),
     reveal: (app) => {
@@ -33,17 +28,17 @@ const STEPS = [
     } },
   { id: "field", chapter: 7, begin: (app) => app.select(DEEP),
     reveal: (app) => {
-      const layer = app.layer(DEEP), middle = layer.shape[1] >> 1;
+      const layer = app.layer(DEEP), middle = layer.shape[1] >> 1, picture = app.pixels.width;
       app.choose({ path: DEEP, channel: 0, row: middle, column: middle });
-      const { left, right } = seenBy(layer, middle, middle, app.pixels.width);
-      return { right: right - left > app.pixels.width ? 2 : 1, size: right - left, picture: app.pixels.width };
+      const { left, right } = seenBy(layer, middle, middle, picture);
+      return { right: right - left > picture ? 2 : 1, size: right - left, picture };
     } },
-  { id: "spare", chapter: 6, begin: (app) => app.select(SPARE),
+  { id: "spare", chapter: 6, begin: (app) => app.select(spareBlock(app)),
     reveal: async (app) => {
-      await app.toggle(SPARE);
+      await app.toggle(spareBlock(app));
       return afterwards(app);
     } },
-  { id: "raw", chapter: 6, begin: (app) => app.select(`${FIRST}.downsample.conv`),
+  { id: "raw", chapter: 6, begin: (app) => app.select(firstProjection(app)),
     reveal: async (app) => {
       await app.alter({ change: { ...app.experiment.change, rawProjection: true } });
       return afterwards(app);
@@ -58,7 +53,7 @@ const STEPS = [
       await app.edit({ turn: 180 });
       return afterwards(app);
     } },
-  { id: "bytes", chapter: 2, begin: (app) => app.select(app.layers[0].path),
+  { id: "bytes", chapter: 2, begin: selectFirst,
     reveal: async (app) => {
       await app.alter({ normalisation: "bytes" });
       return afterwards(app);
@@ -67,27 +62,59 @@ const STEPS = [
     reveal: (app) => {
       const first = app.order()[0], { data } = app.activationMap(first);
       app.showMap(first);
-      return { right: 0, mean: number(data.reduce((a, b) => a + b) / data.length), logit: number(app.logits[first]),
-               label: app.labels[first] };
+      return { right: 0, mean: number(data.reduce((a, b) => a + b) / data.length),
+               logit: number(app.logits[first]), label: app.labels[first] };
     } },
-  { id: "sum", chapter: 7, begin: (app) => app.choose({ path: "head.fc", channel: app.order()[0], row: 0, column: 0 }),
+  { id: "sum", chapter: 7,
+    begin: (app) => app.choose({ path: "head.fc", channel: app.order()[0], row: 0, column: 0 }),
     reveal: (app) => {
       const k = app.order()[0], pooled = app.activations.get("head.global_pool").data;
-      const weight = app.params.get("head.fc.weight").data;
-      const parts = Array.from(pooled, (x, c) => x * weight[k * pooled.length + c]).sort((a, b) => b - a);
-      const positive = parts.filter((part) => part > 0), half = positive.reduce((a, b) => a + b, 0) / 2;
+      const weight = app.params.get("head.fc.weight").data, channels = pooled.length;
+      const parts = Array.from(pooled, (x, c) => x * weight[k * channels + c])
+        .filter((part) => part > 0).sort((a, b) => b - a);
+      const half = parts.reduce((a, b) => a + b, 0) / 2;
       let needed = 0;
-      for (let sum = 0; sum < half; needed++) sum += positive[needed];
-      return { right: needed < 5 ? 0 : needed < pooled.length / 4 ? 1 : 2, needed, channels: pooled.length };
+      for (let sum = 0; sum < half; needed++) sum += parts[needed];
+      return { right: needed < 5 ? 0 : needed < channels / 4 ? 1 : 2, needed, channels };
     } },
 ];
+
+function middleOf({ pixels: { width } }) {
+  return { path: PIXELS, channel: 0, row: width >> 1, column: width >> 1 };
+}
+
+function pixelsOf({ pixels: { width, data } }) {
+  return { size: width, pixels: count(width * width), numbers: count(data.length) };
+}
+
+function selectFirst(app) {
+  app.select(app.layers[0].path);
+}
+
+function kernelOf({ layers: [{ shape, from: [channels, size], kernel, padding, stride }] }) {
+  return { size, kernel, padding, stops: shape[1], more: shape[1] + 1,
+           exact: (size + 2 * padding - kernel) / stride + 1, channels,
+           area: kernel * kernel, count: channels * kernel * kernel };
+}
+
+// A block in the middle that has no projection, so that it can be left out.
+function spareBlock({ layers }) {
+  const blocks = layers.filter(({ kind, inputs, path }) =>
+    kind === "block" && !inputs[1].startsWith(`${path}.`));
+  return (blocks.findLast(({ path }) => path.startsWith("stages.2.")) ?? blocks[0]).path;
+}
+
+function firstProjection({ layers }) {
+  return layers.find(({ path }) => path.endsWith(".downsample.conv")).path;
+}
 
 // After an experiment: 0 the same answer, almost as sure; 1 the same, less sure; 2 another answer.
 function afterwards(app) {
   const first = app.order()[0], before = app.unaltered.probabilities;
   const was = before.indexOf(Math.max(...before)), share = app.probabilities[was];
   const right = first !== was ? 2 : share > before[was] - 0.05 ? 0 : 1;
-  return { right, label: app.labels[was], now: app.labels[first], before: percent(before[was]), after: percent(share) };
+  return { right, label: app.labels[was], now: app.labels[first], before: percent(before[was]),
+           after: percent(share) };
 }
 
 function brightest({ shape: [, h, w], data }, channel) {
@@ -118,23 +145,24 @@ export class TourPanel {
     const step = STEPS[index], { app } = this;
     app.mapClass = null;
     await app.reset();
-    try {
-      step.begin(app);
-    } catch {                                             // a network without that layer
-      app.say(t("tour.notHere"));
-    }
-    const say = (part) => t(`tour.${step.id}.${part}`);
+    step.begin(app);
+    this.values = step.values?.(app) ?? {};
+    const say = (part) => t(`tour.${step.id}.${part}`, this.values);
     const options = [0, 1, 2].map((i) => el("label", { class: "option" },
-      el("input", { type: "radio", name: "tour-option", value: i, onchange: () => { this.ask.disabled = false; } }),
+      el("input", { type: "radio", name: "tour-option", value: i,
+                    onchange: () => { this.ask.disabled = false; } }),
       el("span", {}, say(i))));
     this.result = el("p", { "aria-live": "polite" });
-    this.ask = el("button", { class: "primary", disabled: true, onclick: () => this.reveal(step) }, t("tour.reveal"));
-    const heading = el("h2", { tabindex: -1 }, t("tour.heading", { step: index + 1, of: STEPS.length, title: say("title") }));
+    this.ask = el("button", { class: "primary", disabled: true, onclick: () => this.reveal(step) },
+                  t("tour.reveal"));
+    const heading = el("h2", { tabindex: -1 }, t("tour.heading", {
+      step: index + 1, of: STEPS.length, title: say("title") }));
+    const turn = (by, text) => el("button", { disabled: !(index + by in STEPS),
+                                              onclick: () => this.show(index + by) }, text);
     this.root.replaceChildren(heading, el("p", {}, say("text")),
       el("fieldset", {}, el("legend", {}, say("question")), ...options), this.result,
       el("div", { class: "tools" }, this.ask,
-         el("button", { disabled: index === 0, onclick: () => this.show(index - 1) }, t("tour.back")),
-         index < STEPS.length - 1 ? el("button", { onclick: () => this.show(index + 1) }, t("tour.next")) : null,
+         turn(-1, t("tour.back")), turn(1, t("tour.next")),
          el("button", { onclick: () => this.close() }, t("tour.close"))),
       el("p", { class: "note" }, t("tour.chapter", { chapter: step.chapter })));
     heading.focus();
@@ -144,8 +172,10 @@ export class TourPanel {
     const guess = Number(this.root.querySelector("input:checked").value);
     this.ask.disabled = true;
     const { right, ...found } = await step.reveal(this.app);
-    const verdict = t(guess === right ? "tour.right" : "tour.wrong", { option: t(`tour.${step.id}.${right}`) });
-    this.result.textContent = `${verdict} ${t(`tour.${step.id}.reveal`, found)}`;
+    const option = t(`tour.${step.id}.${right}`, this.values);
+    const verdict = t(guess === right ? "tour.right" : "tour.wrong", { option });
+    const text = t(`tour.${step.id}.reveal`, { ...this.values, ...found });
+    this.result.textContent = `${verdict} ${text}`;
   }
 
   close() {
