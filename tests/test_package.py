@@ -171,7 +171,7 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
             assert out.split("\n")[:-1] == re.findall(r"\(.*?\)", shape)
         if "Predictor" in block:
             assert out == "photo.jpg tench, Tinca tinca\nno.jpg no.jpg: no such file\n"
-    assert ran == {"python": 8, "bash": 5}
+    assert ran == {"python": 8, "bash": 6}
     assert names["output"].shape == (1, 1000) and names["output"].dtype == np.float32
     assert names["top5_class_indices"].shape == (1, 5)
     assert names["embedding"].shape == (1, 2048) and names["features"].shape == (1, 2048, 7, 7)
