@@ -204,6 +204,13 @@ export function shortcutOf(app, layer) {
   return !projects && app.experiment.change.normedIdentity ? `${layer.path}.norm1` : path;
 }
 
+// What a layer with one input reads, experiments included: with `rawProjection`, whatever reads the
+// normalised input on a shortcut reads what that was made of.
+export function inputOf(app, { path, inputs: [input] }) {
+  const start = path.includes(".downsample.") && app.layer(input).kind === "norm";
+  return start && app.experiment.change.rawProjection ? app.layer(input).inputs[0] : input;
+}
+
 function numbersOf({ kind, from: [c, h, w], shape: [k, p, q], kernel = 1, stride = 1, padding = 0,
                      leftover = 0 }) {
   return { kind, k, p, q, c, h, w, kernel, stride, padding, leftover, lastC: c - 1,

@@ -3,7 +3,7 @@
 
 import { colourOf, css, inkOn, largest } from "./colours.js";
 import { el, number } from "./dom.js";
-import { shortcutOf } from "./layer.js";
+import { inputOf, shortcutOf } from "./layer.js";
 import { PIXELS } from "./layers.js";
 import { normOf } from "./network.js";
 import { scaleAndShift } from "./ops.js";
@@ -81,7 +81,7 @@ export class WhyPanel {
   }
 
   conv(layer, { channel, row, column }) {
-    const { path, kernel, inputs: [input], from: [channels] } = layer;
+    const { path, kernel, from: [channels] } = layer, input = inputOf(this.app, layer);
     const weight = this.weights(path), taps = kernel * kernel, summands = [];
     for (let c = 0; c < channels; c++) {
       const start = (channel * channels + c) * taps;
@@ -121,7 +121,7 @@ export class WhyPanel {
   }
 
   avgPool(layer, place) {
-    const window = this.window(layer, { ...place, path: layer.inputs[0] })
+    const window = this.window(layer, { ...place, path: inputOf(this.app, layer) })
       .filter(({ value }) => value !== null);
     return [el("p", {}, t("why.avgPool", { count: window.length, value: number(this.value, 5) })),
             this.cells(window, Math.min(2, window.length))];
