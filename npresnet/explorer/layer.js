@@ -42,6 +42,9 @@ export class LayerPanel {
     this.formula.textContent = t(`layer.formula.${kind}`, values);
     this.showFacts(layer, tensor);
     this.figure.replaceChildren(...(layer.kernel ? [sizeFigure(layer)] : []));
+    const channel = Math.min(app.chosen?.path === path ? app.chosen.channel : this.channel ?? 0,
+                             tensor.shape[0] - 1);
+    this.channel = channel;
     this.showTools(layer);
     this.views.replaceChildren(...(VIEWS[kind] ?? []).map((view) =>
       el("button", { "aria-pressed": String(app.view === view),
@@ -49,9 +52,6 @@ export class LayerPanel {
          t(`layer.view.${kind}.${view}`))));
     const limit = largest(tensor.data);
     this.scale.replaceChildren(colourBar(limit, t("layer.bar", { limit: number(limit) })));
-    const channel = Math.min(app.chosen?.path === path ? app.chosen.channel : this.channel ?? 0,
-                             tensor.shape[0] - 1);
-    this.channel = channel;
     this.large.show(layer, tensor, channel, limit);
     this.showChannels(layer, tensor, limit);
   }
@@ -76,10 +76,10 @@ export class LayerPanel {
                     t(off.has(path) ? "layer.blockOn" : "layer.blockOff")));
     }
     if (kind !== "stage") {
-      const what = `${path}:${this.channel ?? 0}`;
+      const what = `${path}:${this.channel}`;
       tools.push(el("button", { onclick: () => app.toggle(what) },
                     t(off.has(what) ? "layer.channelOn" : "layer.channelOff",
-                      { channel: this.channel ?? 0 })));
+                      { channel: this.channel })));
     }
     this.tools.replaceChildren(...tools);
   }
