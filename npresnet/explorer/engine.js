@@ -6,7 +6,7 @@ export class Engine {
   constructor(source, onProgress = () => {}) {
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     this.worker = new Worker(url);
-    this.waiting = null;
+    this.waiting = [];
     this.current = null;
     this.onProgress = onProgress;
     this.worker.onmessage = ({ data }) => this.receive(data);
@@ -29,10 +29,16 @@ export class Engine {
       if (!this.current) {
         this.start(job);
       } else {
-        if (this.waiting && !this.waiting.message.weights) this.waiting.resolve(null);
-        this.waiting = job;
+        if (!message.weights) this.dropRuns();
+        this.waiting.push(job);
       }
     });
+  }
+
+  // Weights that wait stay in their place.
+  dropRuns() {
+    for (const { message, resolve } of this.waiting) if (!message.weights) resolve(null);
+    this.waiting = this.waiting.filter(({ message }) => message.weights);
   }
 
   start(job) {
@@ -44,11 +50,7 @@ export class Engine {
     if (data.progress !== undefined) return this.onProgress(data.progress);
     const { resolve, reject } = this.current;
     this.current = null;
-    if (this.waiting) {
-      const next = this.waiting;
-      this.waiting = null;
-      this.start(next);
-    }
+    if (this.waiting.length) this.start(this.waiting.shift());
     if (data.error) return reject(new Error(data.error));
     const activations = new Map(data.taps);
     return resolve({ activations, ms: data.ms });
