@@ -24,7 +24,7 @@ export class AnswerPanel {
 
   row(index) {
     const { app } = this, label = app.labels[index], share = app.probabilities[index];
-    const before = app.unaltered.probabilities[index], mapped = app.mapClass === index;
+    const before = app.unaltered?.probabilities[index] ?? share, mapped = app.mapClass === index;
     const said = t("answer.row", { label, share: percent(share) });
     const then = app.altered || app.previewed.length
       ? el("span", { class: "before" }, t("answer.before", { share: percent(before) })) : null;
