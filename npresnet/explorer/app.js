@@ -290,7 +290,7 @@ function connect(app) {
     openFile(app, event.dataTransfer.files[0]);
   });
   document.addEventListener("keydown", (event) => {
-    if ((event.ctrlKey || event.metaKey) && event.key === "z" && event.target.type !== "text") {
+    if ((event.ctrlKey || event.metaKey) && event.key === "z" && event.target.type !== "search") {
       event.preventDefault();
       app.undo();
     }
