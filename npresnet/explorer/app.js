@@ -264,8 +264,9 @@ class App {
     document.getElementById("weights-name").textContent = this.weightsName;
   }
 
-  say(text) {
+  say(text, failed = false) {
     this.status.textContent = text;
+    this.status.classList.toggle("failed", failed);
   }
 
   progress(done) {
@@ -306,11 +307,8 @@ async function openFile(app, file) {
     if (/\.safetensors$/i.test(file.name)) await app.openWeights(buffer, file.name);
     else await app.usePhoto(new Uint8Array(buffer), file.name);
   } catch (error) {
-    app.say(t("status.failed", { name: file.name, reason: error.message }));
-    document.getElementById("status").classList.add("failed");
-    return;
+    app.say(t("status.failed", { name: file.name, reason: error.message }), true);
   }
-  document.getElementById("status").classList.remove("failed");
 }
 
 fillText(document);
