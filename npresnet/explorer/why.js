@@ -28,6 +28,12 @@ export class WhyPanel {
     this.app.choose(place);
   }
 
+  // Ask another number in place of the last one: the way there is the same.
+  replace(place) {
+    this.trail.splice(-1, 1, place);
+    this.app.choose(place);
+  }
+
   render() {
     const { chosen, activations } = this.app;
     if (!chosen || !activations.size) {
@@ -68,13 +74,13 @@ export class WhyPanel {
   pixels(_, { channel, row, column }) {
     const { pixels, config } = this.app, start = 3 * (row * pixels.width + column);
     const bytes = Array.from(pixels.data.subarray(start, start + 3));
+    const { mean, std, order = [0, 1, 2] } = { ...config, ...this.app.normalisation };
     const swatch = el("span", { class: "swatch" });
     swatch.style.background = css(bytes);
     const bands = bytes.map((byte, c) => el("button", {
-      class: "link", "aria-current": String(c === channel),
-      onclick: () => this.app.choose({ path: PIXELS, channel: c, row, column }),
+      class: "link", "aria-current": String(c === order[channel]),
+      onclick: () => this.replace({ path: PIXELS, channel: order.indexOf(c), row, column }),
     }, t("why.band", { band: t(`why.band.${c}`), byte })));
-    const { mean, std, order = [0, 1, 2] } = { ...config, ...this.app.normalisation };
     return [el("p", {}, swatch, ...bands), formula(t("why.pixels", {
       byte: bytes[order[channel]], mean: number(mean[channel]), std: number(std[channel]),
       value: number(this.value, 5) }))];
