@@ -18,7 +18,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { ta
 
 // −limit … limit → [red, green, blue]
 export function colourOf(value, limit) {
-  if (Number.isNaN(value)) return NOT_A_NUMBER;
+  if (!Number.isFinite(value)) return NOT_A_NUMBER;
   table ??= makeTable(ENDS[isDark() ? "dark" : "light"]);
   const share = limit > 0 ? Math.max(-1, Math.min(1, value / limit)) : 0;
   return table[SHADES + Math.round(share * SHADES)];
