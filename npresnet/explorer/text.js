@@ -86,7 +86,8 @@ export const TEXT = {
   "map.search": "Find a layer",
   "map.notFound": "no layer has “{text}” in its path",
   "map.hint": "One row a block: its branch above, its shortcut below, and their sum at the right. "
-    + "Small pictures show all channels together, each on its own scale; the brighter, the larger.",
+    + "Small pictures show all channels together, each on its own scale; the stronger the orange, "
+    + "the larger.",
   "map.identity": "raw input",
   "map.projection": "normalised input",
   "map.stage": "stage",
