@@ -178,7 +178,7 @@ export const TEXT = {
   "why.classifier": "The mean of each of {channels} channels, times its weight for this class:",
   "why.bias": "bias",
   "why.norm": "One number of the layer before, scaled, shifted, and cut off below 0:",
-  "why.normSum": " · {scale} + {shift} = {before}",
+  "why.normSum": " · {scale} {sign} {shift} = {before}",
   "why.reluCuts": "It is negative, so ReLU makes it 0.",
   "why.reluPasses": "It isn't negative, so ReLU lets it pass: {value}.",
   "why.maxPool": "The largest number of the window (framed). All others are forgotten.",

@@ -112,8 +112,9 @@ export class WhyPanel {
     const from = { ...place, path: input };
     const [scale, shift] = scaleAndShift(normOf(this.app.params, path), place.channel);
     const before = Math.fround(this.read(from) * scale + shift);
-    const rest = t("why.normSum", { scale: number(scale), shift: number(shift),
-                                    before: number(before, 5) });
+    const rest = t("why.normSum", {
+      scale: number(scale), sign: shift < 0 ? "−" : "+", shift: number(Math.abs(shift)),
+      before: number(before, 5) });
     const relu = before < 0 ? t("why.reluCuts")
       : t("why.reluPasses", { value: number(this.value, 5) });
     return [el("p", {}, t("why.norm")), formula(this.link(from), rest), el("p", {}, relu)];
