@@ -11,8 +11,8 @@ import npresnet
 from npresnet import Predictor
 from npresnet.cli import main
 
-COMMANDS = ["classify", "embed", "features", "validate", "explain", "summary", "models", "compare",
-            "bench", "download", "warmup", "completion"]
+COMMANDS = ["classify", "embed", "features", "validate", "explain", "explore", "summary", "models",
+            "compare", "bench", "download", "warmup", "completion"]
 DECIDING = ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONUTF8", "NPRESNET_BACKEND")
 
 

@@ -1,0 +1,117 @@
+"""A real Chromium for the tests of the explorer, and what they ask its page for.
+
+Its policy forbids evaluating text from inside the page; Playwright's `evaluate` comes from outside.
+"""
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import npresnet
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PUT = "globalThis.unpack = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;"
+PACK = """(data) => {
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 32768) {
+    text += String.fromCharCode(...bytes.subarray(i, i + 32768));
+  }
+  return btoa(text);
+}"""
+
+
+@contextmanager
+def chromium() -> Iterator:
+    """A browser, or a visible skip."""
+    api = pytest.importorskip("playwright.sync_api", reason="the explorer's tests need playwright")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("the explorer is tested in Chromium, and there is none here")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Explorer:
+    """A page of the explorer: what it says to the console and asks the network for is kept."""
+
+    def __init__(self, browser, url: str, **options):
+        self.page = browser.new_page(viewport={"width": 1400, "height": 1000}, **options)
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda m: self.said.append(f"{m.type}: {m.text}"))
+        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(url)
+        self.page.evaluate(PUT)
+        self.do("npresnet.ready")
+
+    def do(self, code: str, value=None):
+        """What an expression gives; a promise is waited for. value: `v` in it."""
+        return self.page.evaluate(f"async (v) => {{ const y = await ({code}); "
+                                  "return y === undefined ? null : y; }", value)
+
+    def run(self, code: str, value=None) -> np.ndarray:
+        """The logits after what `code` does."""
+        self.page.evaluate(f"async (v) => {{ await ({code}); }}", value)
+        return self.array("npresnet.app.logits")
+
+    def array(self, code: str, dtype="<f4") -> np.ndarray:
+        text = self.page.evaluate(f"() => ({PACK})({code})")
+        return np.frombuffer(base64.b64decode(text), dtype)
+
+    def classify(self, data: bytes) -> np.ndarray:
+        return self.run("npresnet.classify(unpack(v))", base64.b64encode(data).decode())
+
+    def open_weights(self, path: Path) -> np.ndarray:
+        return self.run("npresnet.app.openWeights(unpack(v[0]), v[1])",
+                        [base64.b64encode(path.read_bytes()).decode(), path.name])
+
+    def trace(self) -> dict[str, np.ndarray]:
+        """Every layer, (C, H, W)."""
+        paths = self.do("npresnet.layers()")
+        shapes = self.do("npresnet.layers().map((path) => npresnet.layer(path).shape)")
+        return {path: self.array(f"npresnet.layer({path!r}).data").reshape(shape)
+                for path, shape in zip(paths, shapes)}
+
+    @property
+    def status(self) -> str:
+        return self.page.inner_text("#status")
+
+
+def largest_delta(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> float:
+    """The largest Δ of any layer. The paths have to be the same, in order."""
+    assert list(got) == list(want)
+    deltas = {}
+    for path, y in want.items():
+        assert got[path].shape == y[0].shape, path
+        most = np.abs(y).max()
+        deltas[path] = np.abs(got[path] - y[0]).max() / most if most else np.abs(got[path]).max()
+    worst = max(deltas, key=lambda path: deltas[path])
+    print(f"largest Δ of {len(deltas)} layers: {deltas[worst]:.1e} in {worst}")
+    return float(deltas[worst])
+
+
+def prepared(model, data: bytes, **changes) -> tuple[np.ndarray, np.ndarray]:
+    """(pixels (H, W, 3), input (1, 3, H, W)) of a picture, in Python."""
+    config = npresnet.data.resolve_model_data_config(model) | changes
+    transform = npresnet.data.create_transform(**config)
+    image = npresnet.load_image(data)
+    return np.asarray(transform.crop(image)), transform(image)[None]
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None, **options) -> bytes:
+    """The bytes of a picture file."""
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    (image.convert(mode) if mode else image).save(file, kind, **options)
+    return file.getvalue()

@@ -1,0 +1,189 @@
+"""The explorer's numbers, in a real browser: every layer, every pixel, every sum."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from explorer_browser import Explorer, chromium, encoded, largest_delta, prepared
+from helpers import awkward_picture, random_state
+from PIL import Image
+
+import npresnet
+from npresnet.explorer import make_page
+from npresnet.explorer.page import PHOTO, goes_down_first
+from npresnet.graph import build_graph
+from npresnet.variants import VARIANTS
+
+pytestmark = pytest.mark.slow
+LAYERS, LOGITS = 1e-4, 5e-5                                       # limits of Δ
+FAMILY = {"18": "resnetv2_18", "50": "resnetv2_50", "34d": "resnetv2_34d", "50t": "resnetv2_50t"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    path = tmp_path_factory.mktemp("explorer") / "page.html"
+    path.write_text(make_page(), "utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return npresnet.create_model("demo", pretrained=True, backend="numpy")
+
+
+@pytest.fixture(scope="module")
+def shared(browser, url):
+    """One page for tests that leave nothing behind but another photograph."""
+    explorer = Explorer(browser, url)
+    yield explorer
+    assert explorer.said == []
+
+
+@pytest.fixture
+def fresh(browser, url):
+    explorer = Explorer(browser, url)
+    yield explorer
+    assert explorer.said == []
+    explorer.page.close()
+
+
+def pictures() -> dict[str, bytes]:
+    noise = np.random.default_rng(0).integers(0, 256, (150, 210, 4), dtype=np.uint8)
+    rgb, photo = noise[..., :3], awkward_picture(301, 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6                                              # a quarter turn
+    return {
+        "noise": encoded(rgb), "alpha": encoded(noise), "grey": encoded(noise[..., 0]),
+        "palette": encoded(rgb, mode="P"), "black": encoded(np.zeros((160, 160, 3), np.uint8)),
+        "white": encoded(np.full((99, 301, 3), 255, np.uint8)), "one pixel": encoded(rgb[:1, :1]),
+        "flat": encoded(rgb[:3].repeat(3, 1)), "thin": encoded(rgb[:, :2].repeat(4, 0)),
+        "jpeg": encoded(photo, "JPEG", quality=80), "444": encoded(photo, "JPEG", subsampling=0),
+        "progressive": encoded(photo, "JPEG", progressive=True), "webp": encoded(photo, "WEBP"),
+        "turned": encoded(photo, "JPEG", exif=exif),
+        "large": encoded(rgb.repeat(12, 0).repeat(10, 1))}
+
+
+def test_the_shipped_photograph(fresh, demo):
+    pixels, x = prepared(demo, PHOTO.read_bytes())
+    assert np.array_equal(fresh.array("npresnet.app.cropped.data", np.uint8), pixels.ravel())
+    want = demo.trace(x)
+    assert largest_delta(fresh.trace(), want) <= LAYERS
+    assert "125 layers" in fresh.page.inner_text("#agreement-panel")
+    deltas = fresh.page.locator("#agreement-panel td.num").all_text_contents()
+    shown = [float(text.replace("−", "-")) for text in deltas]
+    assert len(shown) == 125 and max(shown) <= LAYERS
+
+
+@pytest.mark.parametrize("name", pictures())
+def test_awkward_pictures(shared, demo, name):
+    data = pictures()[name]
+    logits = shared.classify(data)
+    pixels, x = prepared(demo, data)
+    got = shared.array("npresnet.app.cropped.data", np.uint8)
+    assert np.array_equal(got, pixels.ravel()), f"{(got != pixels.ravel()).sum()} pixels differ"
+    want = demo.trace(x)
+    assert largest_delta(shared.trace(), want) <= LAYERS
+    final = want["head.fc"].ravel()
+    assert np.abs(logits - final).max() / np.abs(final).max() <= LOGITS
+    assert np.array_equal(np.argsort(-logits)[:5], np.argsort(-final)[:5])
+
+
+def test_pixels_of_any_size(shared, demo):
+    """Pillow's order of passes shows in the last bit."""
+    random = np.random.default_rng(1)
+    for _ in range(25):
+        height, width = random.integers(1, 700, 2)
+        data = encoded(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        shared.classify(data)
+        got = shared.array("npresnet.app.cropped.data", np.uint8)
+        assert np.array_equal(got, prepared(demo, data)[0].ravel()), f"{width}×{height}"
+    assert shared.do("npresnet.app.page.downFirst") == goes_down_first()
+
+
+@pytest.mark.parametrize("name, dtype", [*((name, np.float32) for name in FAMILY),
+                                         ("50", np.float16)])
+def test_other_networks(fresh, tmp_path, monkeypatch, name, dtype):
+    """Opened from a file: drawn by its header, and computed."""
+    variant = replace(VARIANTS[FAMILY[name]], name="narrow", width=0.125)
+    monkeypatch.setitem(VARIANTS, "narrow", variant)
+    model = npresnet.create_model("narrow", num_classes=7, backend="numpy")
+    shapes = build_graph(variant, num_classes=7).parameter_shapes()
+    state = {key: array.astype(dtype).astype(np.float32) if array.dtype == np.float32 else array
+             for key, array in random_state(shapes, 3).items()}
+    model.load_state_dict(state)
+    path = tmp_path / "narrow.safetensors"
+    npresnet.write_weights(path, {
+        key: array.astype(dtype) if array.dtype == np.float32 else array
+        for key, array in state.items()})
+    fresh.open_weights(path)
+    _, x = prepared(model, PHOTO.read_bytes(), input_size=(3, 224, 224), crop_pct=0.95)
+    assert largest_delta(fresh.trace(), model.trace(x)) <= LAYERS
+    rows = fresh.do("npresnet.app.layers.map((y) => [y.path, y.parameters, y.macs])")
+    summary = model.summary((3, 224, 224))
+    assert sum(row[1] for row in rows) == summary.params
+    assert sum(row[2] for row in rows) == summary.macs
+    assert fresh.page.locator(".node").count() == len(rows)
+
+
+@pytest.mark.parametrize("damage, word", [
+    (lambda data: data[:len(data) // 2], "cut short"), (lambda data: b"1234", "shorter"),
+    (lambda data: data[:8] + b"x" + data[9:], "JSON"), (lambda data: data + b"0", "longer"),
+    (lambda data: data.replace(b'"norm.weight"', b'"morn.weight"'), "norm.weight")])
+def test_a_damaged_file_leaves_what_was_there(fresh, tmp_path, damage, word):
+    before = fresh.array("npresnet.app.logits")
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(damage((PHOTO.parent.parent / "demo" / "demo.safetensors").read_bytes()))
+    fresh.page.set_input_files("#open", path)
+    fresh.page.wait_for_timeout(1500)
+    assert word in fresh.status and "bad.safetensors" in fresh.status
+    assert np.array_equal(fresh.run("npresnet.app.run()"), before)
+    path = tmp_path / "bad.png"
+    path.write_bytes(encoded(awkward_picture(40, 50))[:60])
+    fresh.page.set_input_files("#open", path)
+    fresh.page.wait_for_timeout(500)
+    assert "bad.png" in fresh.status
+    assert np.array_equal(fresh.run("npresnet.app.run()"), before)
+
+
+SUMMED = [("stem.conv", 3, 0, 7), ("stages.0.blocks.0.conv2", 5, 39, 39),
+          ("stages.0.blocks.0", 9, 5, 5),
+          ("stages.1.blocks.0.downsample.conv", 2, 3, 4), ("stages.3.blocks.2.conv3", 11, 4, 0),
+          ("stages.2.blocks.4", 30, 1, 9), ("head.fc", 0, 0, 0)]
+CHANGES = ["null", "npresnet.app.alter({change: {...npresnet.app.experiment.change, "
+           "rawProjection: true, normedIdentity: true}})",
+           "npresnet.app.toggle('stages.1.blocks.1')", "npresnet.app.edit({mirror: true})"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_sums_add_up(fresh, change):
+    """Whatever the experiment: what is listed makes the number that the map shows."""
+    fresh.do(f"{change}, null")
+    fresh.run("npresnet.app.run()")
+    for path, channel, row, column in SUMMED:
+        fresh.do("npresnet.app.choose({path: v[0], channel: v[1], row: v[2], column: v[3]}), null",
+                 [path, channel, row, column])
+        total = float(fresh.page.get_attribute("#why-total", "data-value"))
+        y = fresh.array(f"npresnet.layer({path!r}).data")
+        shape = fresh.do(f"npresnet.layer({path!r}).shape")
+        shown = y.reshape(shape)[channel, row, column]
+        assert abs(total - shown) <= 1e-5 * np.abs(y).max(), path
+
+
+def test_from_the_answer_down_to_the_pixels(fresh):
+    """Each number that took part can be asked in its turn."""
+    fresh.page.click("text=Why? >> nth=0")
+    for _ in range(140):
+        if fresh.do("npresnet.app.chosen.path") == "pixels":
+            break
+        places = fresh.page.locator("#why-panel button.cell, #why-panel .formula button.link, "
+                                    "#why-panel div p > button.link")
+        places.first.click()
+    assert fresh.do("npresnet.app.chosen.path") == "pixels"
+    assert "/ 255" in fresh.page.inner_text("#why-panel")
