@@ -152,6 +152,24 @@ def test_a_damaged_file_leaves_what_was_there(fresh, tmp_path, damage, word):
     assert np.array_equal(fresh.run("npresnet.app.run()"), before)
 
 
+@pytest.mark.parametrize("change, word", [
+    (lambda state: state.pop("stages.1.blocks.2.norm2.bias"), "stages.1.blocks.2.norm2.bias"),
+    (lambda state: state["stages.1.blocks.2.conv2.weight"].fill(np.nan),
+     "since stages.1.blocks.2.conv2")])
+def test_weights_that_fail_on_the_way(fresh, demo, tmp_path, change, word):
+    """A tensor that is missed late leaves the old network; NaN is traced to where it begins."""
+    before = fresh.array("npresnet.app.logits")
+    state = {name: array.copy() for name, array in demo.state_dict().items()}
+    change(state)
+    path = tmp_path / "broken.safetensors"
+    npresnet.write_weights(path, state)
+    fresh.page.set_input_files("#open", path)
+    fresh.page.wait_for_timeout(3000)
+    assert word in fresh.status
+    if "since" not in word:
+        assert np.array_equal(fresh.run("npresnet.app.run()"), before)
+
+
 SUMMED = [("stem.conv", 3, 0, 7), ("stages.0.blocks.0.conv2", 5, 39, 39),
           ("stages.0.blocks.0", 9, 5, 5),
           ("stages.1.blocks.0.downsample.conv", 2, 3, 4), ("stages.3.blocks.2.conv3", 11, 4, 0),

@@ -227,6 +227,18 @@ def test_keyboard_alone(explorer):
 
 
 @pytest.mark.slow
+def test_the_focus_stays(explorer):
+    """Buttons are made anew at each step: whoever uses the keyboard keeps the place."""
+    explorer.page.focus(".answer >> nth=1")
+    explorer.page.keyboard.press("Enter")
+    assert explorer.do("document.activeElement.className") == "answer"
+    explorer.do("npresnet.app.choose({path: 'stem.pool', channel: 0, row: 1, column: 1}), null")
+    explorer.page.focus("#why-panel .cell >> nth=0")
+    explorer.page.keyboard.press("Enter")
+    assert explorer.do("document.activeElement.closest('#why-panel') !== null")
+
+
+@pytest.mark.slow
 def test_the_tour(explorer):
     explorer.page.click("#tour")
     for step in range(12):

@@ -56,7 +56,20 @@ class App {
 
   // --- what is opened ---
 
+  // A file of weights. If it can't be read or run, what was there stays.
   async openWeights(buffer, name) {
+    const kept = { ...this };
+    try {
+      await this.tryWeights(buffer, name);
+    } catch (error) {
+      Object.assign(this, kept);
+      await this.engine.load(kept.weights);
+      this.render();
+      throw error;
+    }
+  }
+
+  async tryWeights(buffer, name) {
     const params = readSafetensors(buffer);
     const classes = params.get("head.fc.weight")?.shape[0];
     const names = classes === 1000 ? this.page.imagenet
@@ -69,7 +82,7 @@ class App {
   async useWeights(buffer, name, config, labels, params = readSafetensors(buffer)) {
     const layers = layersOf(params, config.size);         // throws before anything has changed
     await this.engine.load(buffer);
-    Object.assign(this, { params, labels, config, weightsName: name });
+    Object.assign(this, { params, labels, config, weights: buffer, weightsName: name });
     this.useLayers(layers);
     this.activations = new Map();
     this.history = [];
@@ -115,11 +128,12 @@ class App {
   // Prepare the pixels, run the network, and draw everything again. Of runs in a row only the last
   // one is sure to be done; all of them end when it has.
   run() {
-    this.newest = this.runOnce();
+    this.turn = (this.turn ?? 0) + 1;
+    this.newest = this.runOnce(this.turn);
     return this.newest;
   }
 
-  async runOnce() {
+  async runOnce(turn) {
     const { edits, change } = this.experiment;
     this.prepare(this.experiment.size ?? this.config.size);
     const marks = [...edits.marks, ...this.previewed];
@@ -129,13 +143,17 @@ class App {
     this.pixels = pixels;
     this.photoPanel.render();
     const slow = setTimeout(() => this.say(t("status.running")), 400);
-    const done = await this.engine.run(x, change);
-    clearTimeout(slow);
-    if (!done) {                                          // a newer run has taken its place
-      await this.newest;
+    let done;
+    try {
+      done = await this.engine.run(x, change);
+    } finally {
+      clearTimeout(slow);
+      this.bar.hidden = true;
+    }
+    if (!done) {                                          // something newer has taken its place
+      if (turn !== this.turn) await this.newest;
       return;
     }
-    this.bar.hidden = true;
     this.ms = done.ms;
     this.activations = done.activations;
     this.activations.set(PIXELS, x);
@@ -143,7 +161,19 @@ class App {
     this.probabilities = softmax(this.logits);
     this.unaltered ??= { logits: this.logits, probabilities: this.probabilities };
     this.render();
-    this.say(t("status.done", { ms: Math.round(done.ms), label: this.labels[this.order()[0]] }));
+    this.sayAnswer();
+  }
+
+  // The answer, or the first layer that has something else than numbers.
+  sayAnswer() {
+    const isFinite = ([, { data }]) => data.every(Number.isFinite);
+    if (isFinite([null, { data: this.logits }])) {
+      const label = this.labels[this.order()[0]];
+      this.say(t("status.done", { ms: Math.round(this.ms), label }));
+    } else {
+      const [path] = [...this.activations].find((entry) => !isFinite(entry));
+      this.say(t("status.notFinite", { path }), true);
+    }
   }
 
   // Resize and cut the photograph, where that isn't done; another size means other layers, too.
@@ -169,10 +199,19 @@ class App {
 
   // --- experiments ---
 
-  alter(changes) {
-    this.history.push(this.experiment);
-    this.experiment = { ...this.experiment, ...changes };
-    return this.run();
+  // One more experiment. One that fails is taken back.
+  async alter(changes) {
+    const before = this.experiment;
+    this.history.push(before);
+    this.experiment = { ...before, ...changes };
+    try {
+      await this.run();
+    } catch (error) {
+      this.history.pop();
+      this.experiment = before;
+      await this.run();
+      this.say(error.message, true);
+    }
   }
 
   edit(changes) {
@@ -257,8 +296,13 @@ class App {
     return { shape: [h, w], data: sums, limit: largest(sums) };
   }
 
+  // Buttons that are made anew get the focus back.
   render() {
+    const key = document.activeElement?.dataset.key;
     for (const panel of this.panels) panel.render();
+    if (key && !document.activeElement.dataset.key) {
+      document.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
+    }
     document.getElementById("undo").disabled = !this.altered;
     document.getElementById("reset").disabled = !this.altered;
     document.getElementById("weights-name").textContent = this.weightsName;
@@ -284,7 +328,10 @@ function connect(app) {
   on("undo", "click", () => app.undo());
   on("reset", "click", () => app.reset());
   on("tour", "click", () => app.tour.begin());
-  on("open", "change", (event) => openFile(app, event.target.files[0]));
+  on("open", "change", (event) => {
+    openFile(app, event.target.files[0]);
+    event.target.value = "";                              // the same file may be opened again
+  });
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();

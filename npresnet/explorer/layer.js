@@ -47,7 +47,7 @@ export class LayerPanel {
     this.channel = channel;
     this.showTools(layer);
     this.views.replaceChildren(...(VIEWS[kind] ?? []).map((view) =>
-      el("button", { "aria-pressed": String(app.view === view),
+      el("button", { "aria-pressed": String(app.view === view), "data-key": `view ${view}`,
                      onclick: () => app.select(path, view) },
          t(`layer.view.${kind}.${view}`))));
     const limit = largest(tensor.data);
@@ -72,12 +72,12 @@ export class LayerPanel {
   showTools({ path, kind }) {
     const { app } = this, { off } = app.experiment.change, tools = [];
     if (kind === "block") {
-      tools.push(el("button", { onclick: () => app.toggle(path) },
+      tools.push(el("button", { "data-key": "block", onclick: () => app.toggle(path) },
                     t(off.has(path) ? "layer.blockOn" : "layer.blockOff")));
     }
     if (kind !== "stage") {
       const what = `${path}:${this.channel}`;
-      tools.push(el("button", { onclick: () => app.toggle(what) },
+      tools.push(el("button", { "data-key": "channel", onclick: () => app.toggle(what) },
                     t(off.has(what) ? "layer.channelOn" : "layer.channelOff",
                       { channel: this.channel })));
     }
@@ -99,7 +99,8 @@ export class LayerPanel {
       drawMap(canvas, data, c * h * w, h, w, limit);
       const label = h * w === 1 && layer.kind === "classifier" ? app.labels[c]
         : t("layer.channel", { channel: c });
-      tiles.push(el("button", { class: "tile", title: label, "aria-label": label,
+      tiles.push(el("button", { class: "tile", "data-key": `tile ${c}`, title: label,
+                                "aria-label": label,
                                 "aria-pressed": String(c === this.channel),
                                 onclick: () => this.pick(layer, c, h * w === 1) }, canvas,
                     el("span", {}, String(c))));

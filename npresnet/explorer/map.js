@@ -20,20 +20,28 @@ export class MapPanel {
     this.rows.addEventListener("keydown", (event) => this.key(event));
     root.append(el("div", { class: "form" }, el("label", { for: "search" }, t("map.search")),
                    this.search, this.paths),
-                this.rows, el("p", { class: "note" }, t("map.hint")));
+                this.missing = el("p", { class: "failed", role: "status" }), this.rows,
+                el("p", { class: "note" }, t("map.hint")));
   }
 
   find(text) {
     const wanted = text.trim().toLowerCase();
     if (!wanted) return;
     const paths = this.app.layers.map(({ path }) => path);
-    const path = paths.find((p) => p === wanted) ?? paths.find((p) => p.includes(wanted));
+    const short = (path) => path.replace("stages.", "").replace(".blocks.", ".");
+    const path = paths.find((p) => p === wanted || short(p) === wanted)
+      ?? paths.find((p) => p.includes(wanted));
+    this.missing.textContent = path ? "" : t("map.notFound", { text });
     if (path) this.app.select(path);
-    else this.app.say(t("map.notFound", { text }));
   }
 
   render() {
     if (this.drawn !== this.app.layers) this.build();
+    if (this.shown !== this.app.selected) {
+      this.shown = this.app.selected;
+      const node = this.nodes.get(this.shown).button;     // in one column it would move the page
+      if (matchMedia("(min-width: 1181px)").matches) node.scrollIntoView({ block: "nearest" });
+    }
     for (const [path, { button, canvas }] of this.nodes) this.update(path, button, canvas);
   }
 

@@ -127,6 +127,7 @@ export class PhotoPanel {
       image.data[4 * i + 3] = 255;
     }
     context.putImageData(image, 0, 0);
+    this.canvas.classList.toggle("drawn-on", tool !== "look");
     this.canvas.setAttribute("aria-label", t("photo.label", { name, size: pixels.width }));
     this.size.hidden = this.sizeLabel.hidden = tool === "look";
     this.colour.hidden = this.colourLabel.hidden = tool !== "paint";

@@ -36,6 +36,7 @@ export const TEXT = {
   "status.running": "Computing …",
   "status.progress": "Computing: {done} of {of} layers",
   "status.done": "{label}. Computed in {ms} ms.",
+  "status.notFinite": "Not a number, or infinite, since {path}.",
   "status.failed": "{name}: {reason}",
 
   "photo.unreadable": "this can't be read as a picture; JPEG, PNG, WebP and GIF can",
@@ -58,6 +59,9 @@ export const TEXT = {
   "answer.hint": "Choose a class to see where it comes from: its class activation map.",
   "answer.map": "Orange speaks for “{label}”, blue against it. The mean of the map is its logit, "
     + "{mean}.",
+  "answer.knows": "This network knows {count} classes and nothing else: {names}. Whatever it sees "
+    + "becomes one of them.",
+  "answer.knowsMany": "This network knows {count} classes. Whatever it sees becomes one of them.",
   "answer.row": "{label}: {share}.",
   "answer.showMap": "Show where it comes from",
   "answer.before": "before: {share}",
@@ -85,9 +89,9 @@ export const TEXT = {
   "map.label": "Layers in forward order. Arrow keys move from layer to layer.",
   "map.search": "Find a layer",
   "map.notFound": "no layer has “{text}” in its path",
-  "map.hint": "One row a block: its branch above, its shortcut below, and their sum at the right. "
-    + "Small pictures show all channels together, each on its own scale; the stronger the orange, "
-    + "the larger.",
+  "map.hint": "One row per block: its branch above, its shortcut below, and their sum at the right."
+    + " Small pictures show all channels together, each on its own scale; the stronger the "
+    + "orange, the larger.",
   "map.identity": "raw input",
   "map.projection": "normalised input",
   "map.stage": "stage",
@@ -130,7 +134,7 @@ export const TEXT = {
   "layer.fact.range": "values",
   "layer.fact.delta": "Δ to Python",
   "layer.fact.zeros": "zeros",
-  "layer.fieldSize": "{size}×{size}, a step is {step}",
+  "layer.fieldSize": "{size}×{size}, neighbours {step} apart",
   "layer.fieldAll": "everything",
   "layer.rangeOf": "{low} … {high}",
   "layer.size": "({h} + 2·{padding} − {kernel}) / {stride} + 1 = {exact} stops",
@@ -176,6 +180,8 @@ export const TEXT = {
     + "channels:",
   "why.conv1": "The same pixel of {channels} channels, each times its weight:",
   "why.classifier": "The mean of each of {channels} channels, times its weight for this class:",
+  "why.softmax": "The logit {logit} becomes a share: e to its power, divided by the sum of that "
+    + "over all classes, is {share}. The logit itself is a sum:",
   "why.bias": "bias",
   "why.norm": "One number of the layer before, scaled, shifted, and cut off below 0:",
   "why.normSum": " · {scale} {sign} {shift} = {before}",
@@ -201,7 +207,7 @@ export const TEXT = {
     + "{path} ({numbers} numbers were compared).",
   "agreement.altered": "An experiment is under way: undo it to compare with Python.",
   "agreement.unknown": "Python computed the photograph and the weights that came with this page; "
-    + "what you opened it hasn't seen.",
+    + "it has not seen what you opened.",
 
   "weights.missing": "the file has no tensor {name}",
   "weights.otherNetwork": "not a BatchNorm ResNetV2: it has no {names}",
@@ -221,7 +227,7 @@ export const TEXT = {
   "tour.heading": "{step} of {of}: {title}",
   "tour.reveal": "Let the network answer",
   "tour.right": "Right.",
-  "tour.wrong": "No: {option}.",
+  "tour.wrong": "Not quite: {option}.",
   "tour.back": "Back",
   "tour.next": "Next",
   "tour.close": "End the tour",
@@ -232,8 +238,8 @@ export const TEXT = {
   "tour.input.text": "The photograph is resized, cut to a square, and turned into numbers. Click "
     + "into it to see them.",
   "tour.input.question": "How many numbers does the network get?",
-  "tour.input.0": "{pixels}, one a pixel",
-  "tour.input.1": "{numbers}, three a pixel",
+  "tour.input.0": "{pixels}, one per pixel",
+  "tour.input.1": "{numbers}, three per pixel",
   "tour.input.2": "as many as the file has bytes",
   "tour.input.reveal": "{size}×{size} pixels with a red, a green and a blue number each: "
     + "{numbers}.",
@@ -256,7 +262,7 @@ export const TEXT = {
   "tour.products.2": "{count}",
   "tour.products.reveal": "{channels} channels times {kernel}×{kernel} is {count}. All of them "
     + "stand under “Why this number?”.",
-  "tour.relu.title": "What ReLU throws away",
+  "tour.relu.title": "What ReLU cuts off",
   "tour.relu.text": "The first norm of the first block scales each channel; then ReLU makes every "
     + "negative number 0.",
   "tour.relu.question": "How many of its outputs are 0 for this photograph?",
@@ -290,15 +296,15 @@ export const TEXT = {
   "tour.raw.1": "the same, less sure",
   "tour.raw.2": "something else",
   "tour.raw.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. Nothing "
-    + "crashes, all shapes fit: only comparing layer by layer shows such a mistake.",
+    + "crashes, all shapes fit: only comparing layer by layer shows where it is.",
   "tour.mirror.title": "Mirrored",
   "tour.mirror.text": "Left and right are about to be exchanged.",
   "tour.mirror.question": "What will the network say?",
   "tour.mirror.0": "the same, about as sure",
   "tour.mirror.1": "the same, less sure",
   "tour.mirror.2": "something else",
-  "tour.mirror.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. It was "
-    + "trained on mirrored pictures, too.",
+  "tour.mirror.reveal": "“{label}” went from {before} to {after}; the answer is “{now}”. Most "
+    + "networks are trained on mirrored pictures, too.",
   "tour.turn.title": "Upside down",
   "tour.turn.text": "Now the photograph is turned by 180°.",
   "tour.turn.question": "What will the network say?",
@@ -318,7 +324,7 @@ export const TEXT = {
     + "tells of it.",
   "tour.map.title": "Where the answer comes from",
   "tour.map.text": "The last feature map is averaged, and the classifier weighs the channels. "
-    + "Weigh first and average then, and there is a map for each class.",
+    + "Weigh first, then average, and there is a map for each class.",
   "tour.map.question": "What is the mean of that map?",
   "tour.map.0": "exactly the class's logit",
   "tour.map.1": "about the logit",

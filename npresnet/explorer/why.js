@@ -2,7 +2,7 @@
 // the map shows. Every number that took part can be asked in its turn, down to the pixels.
 
 import { colourOf, css, inkOn, largest } from "./colours.js";
-import { el, number } from "./dom.js";
+import { el, number, percent } from "./dom.js";
 import { inputOf, shortcutOf } from "./layer.js";
 import { PIXELS } from "./layers.js";
 import { normOf } from "./network.js";
@@ -15,7 +15,7 @@ export class WhyPanel {
   constructor(app, root) {
     this.app = app;
     this.trail = [];
-    this.title = el("h3", { "aria-live": "polite" });
+    this.title = el("h3", { "aria-live": "polite", tabindex: -1 });
     this.path = el("ol", { class: "trail", "aria-label": t("why.trail") });
     this.body = el("div", {});
     root.append(this.title, this.path, this.body);
@@ -26,6 +26,7 @@ export class WhyPanel {
     this.trail.push(place);
     this.all = false;
     this.app.choose(place);
+    this.title.focus({ preventScroll: true });            // its button is gone
   }
 
   // Ask another number in place of the last one: the way there is the same.
@@ -60,6 +61,7 @@ export class WhyPanel {
   back(index) {
     this.trail = this.trail.slice(0, index + 1);
     this.app.choose(this.trail[index]);
+    this.title.focus({ preventScroll: true });
   }
 
   explain() {
@@ -81,8 +83,9 @@ export class WhyPanel {
       class: "link", "aria-current": String(c === order[channel]),
       onclick: () => this.replace({ path: PIXELS, channel: order.indexOf(c), row, column }),
     }, t("why.band", { band: t(`why.band.${c}`), byte })));
+    const plain = (value) => Number(value.toFixed(4));
     return [el("p", {}, swatch, ...bands), formula(t("why.pixels", {
-      byte: bytes[order[channel]], mean: number(mean[channel]), std: number(std[channel]),
+      byte: bytes[order[channel]], mean: plain(mean[channel]), std: plain(std[channel]),
       value: number(this.value, 5) }))];
   }
 
@@ -105,7 +108,9 @@ export class WhyPanel {
       weights: [weight[channel * channels + c]],
       patch: [this.cell({ path: input, channel: c, row: 0, column: 0 })] }));
     if (bias) summands.push({ name: t("why.bias"), amount: bias.data[channel] });
-    return this.sum(summands, t("why.classifier", { channels }));
+    const share = t("why.softmax", { logit: number(this.value),
+                                     share: percent(this.app.probabilities[channel]) });
+    return [el("p", {}, share), ...this.sum(summands, t("why.classifier", { channels }))];
   }
 
   norm({ path, inputs: [input] }, place) {
@@ -197,7 +202,7 @@ export class WhyPanel {
     for (const summand of summands) summand.amount ??= amountOf(summand);
     const order = [...summands].sort((a, b) => Math.abs(b.amount) - Math.abs(a.amount));
     const shown = this.all ? order : order.slice(0, SHOWN), rest = order.slice(shown.length);
-    const scales = { amount: largest(order.map(({ amount }) => amount)),
+    const scales = { amount: largest([...shown.map(({ amount }) => amount), addUp(rest)]),
                      patch: largest(order.flatMap(({ patch = [] }) => patch.map(valueOf))),
                      weights: largest(order.flatMap(({ weights = [] }) => weights)) };
     const rows = shown.map((summand) => this.row(summand, scales));
