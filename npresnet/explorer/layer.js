@@ -39,7 +39,8 @@ export class LayerPanel {
     const { path, kind } = layer, values = numbersOf(layer);
     this.title.textContent = path;
     this.kind.textContent = t(`layer.kind.${kind}`, values);
-    this.formula.textContent = t(`layer.formula.${kind}`, values);
+    const off = app.experiment.change.off.has(path) ? "Off" : "";
+    this.formula.textContent = t(`layer.formula.${kind}${off}`, values);
     this.showFacts(layer, tensor);
     this.figure.replaceChildren(...(layer.kernel ? [sizeFigure(layer)] : []));
     const channel = Math.min(app.chosen?.path === path ? app.chosen.channel : this.channel ?? 0,

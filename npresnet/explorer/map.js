@@ -43,6 +43,11 @@ export class MapPanel {
       if (matchMedia("(min-width: 1181px)").matches) node.scrollIntoView({ block: "nearest" });
     }
     for (const [path, { button, canvas }] of this.nodes) this.update(path, button, canvas);
+    const { rawProjection, normedIdentity } = this.app.experiment.change;
+    for (const { tag, projects } of this.tags) {
+      const raw = projects ? rawProjection : !normedIdentity;
+      tag.textContent = t(raw ? "map.identity" : "map.projection");
+    }
   }
 
   // The rows: once for each network.
@@ -55,6 +60,7 @@ export class MapPanel {
       else groups.push({ name, layers: [layer] });
     }
     this.nodes = new Map();
+    this.tags = [];
     this.rows.replaceChildren(...groups.map((group) => this.row(group)));
     this.paths.replaceChildren(...layers.map(({ path }) => el("option", { value: path })));
     this.drawn = layers;
@@ -69,13 +75,14 @@ export class MapPanel {
     }
     const side = layers.filter(({ path }) => path.includes(".downsample."));
     const branch = layers.filter((layer) => layer !== sum && !side.includes(layer));
-    const text = side.length ? t("map.projection") : t("map.identity");
+    const tag = el("span", { class: "tag" });
+    this.tags.push({ tag, projects: side.length > 0 });
     const nodes = (some) => some.map((layer) => this.node(layer, name));
     const short = name.replace("stages.", "").replace(".blocks.", ".");
     return el("div", { class: `row block-row ${side.length ? "projects" : "identity"}` },
               el("span", { class: "row-name" }, short),
               el("div", { class: "branch" }, ...nodes(branch)),
-              el("div", { class: "shortcut" }, el("span", { class: "tag" }, text), ...nodes(side)),
+              el("div", { class: "shortcut" }, tag, ...nodes(side)),
               el("div", { class: "sum" }, this.node(sum, name)));
   }
 

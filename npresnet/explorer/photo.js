@@ -29,7 +29,8 @@ export async function decode(bytes) {
 export const UNTOUCHED = { mirror: false, turn: 0, marks: [] };
 
 // Pixels → new pixels: mirrored, turned (degrees, clockwise), and painted over. A mark is
-// {square: edge, row, column} of grey, or {dot: radius, row, column, colour}.
+// {square: edge, row, column, of} of grey, or {dot: radius, row, column, colour, of}; of: the width
+// of the picture on which it was made.
 export function applyEdits(pixels, { mirror, turn, marks }) {
   const out = { ...pixels, data: Uint8Array.from(pixels.data) };
   if (mirror) fillFrom(out, pixels, (row, column) => [row, pixels.width - 1 - column]);
@@ -73,12 +74,13 @@ function snap(value) {
   return Math.abs(value - Math.round(value)) < 1e-9 ? Math.round(value) : value;
 }
 
-function stamp(out, { square, dot, row, column, colour = [GREY, GREY, GREY] }) {
-  const reach = square ? square / 2 : dot;
+function stamp(out, { square, dot, of = out.width, colour = [GREY, GREY, GREY], ...place }) {
+  const scale = out.width / of, reach = scale * (square ? square / 2 : dot);
+  const row = scale * place.row, column = scale * place.column;
   const first = (middle) => Math.max(0, Math.ceil(middle - reach));
   for (let i = first(row); i < Math.min(out.height, row + reach); i++) {
     for (let j = first(column); j < Math.min(out.width, column + reach); j++) {
-      if (square || (i - row) ** 2 + (j - column) ** 2 < dot * dot) {
+      if (square || (i - row) ** 2 + (j - column) ** 2 < reach * reach) {
         out.data.set(colour, 3 * (i * out.width + j));
       }
     }
@@ -202,10 +204,11 @@ export class PhotoPanel {
   }
 
   mark([row, column]) {
-    if (this.tool.value === "cover") return { square: Number(this.size.value), row, column };
+    const of = this.app.pixels.width;
+    if (this.tool.value === "cover") return { square: Number(this.size.value), row, column, of };
     const value = parseInt(this.colour.value.slice(1), 16);
     const colour = [value >> 16, (value >> 8) & 255, value & 255];
-    return { dot: this.reach(), row, column, colour };
+    return { dot: this.reach(), row, column, colour, of };
   }
 
   move(place, event) {

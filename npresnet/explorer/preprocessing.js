@@ -81,13 +81,15 @@ function across(picture, width) {
   if (width === picture.width) return picture;
   const { height } = picture, line = picture.width * 3;
   const data = new Uint8ClampedArray(width * height * 3);
-  weights(picture.width, width).forEach(({ first, fixed }, x) => {
-    for (let y = 0; y < height; y++) {
+  const columns = weights(picture.width, width);
+  for (let y = 0; y < height; y++) {                      // row by row, as they lie in memory
+    for (let x = 0; x < width; x++) {
+      const { first, fixed } = columns[x];
       for (let c = 0; c < 3; c++) {
         data[(y * width + x) * 3 + c] = sum(picture.data, y * line + first * 3 + c, 3, fixed);
       }
     }
-  });
+  }
   return { width, height, data };
 }
 

@@ -123,6 +123,7 @@ export const TEXT = {
     + "{padding}]   over i, j = 0…{lastKernel}",
   "layer.formula.avgPool": "y[c, p, q] = mean x[c, 2·p + i, 2·q + j]   over i, j = 0, 1",
   "layer.formula.block": "y[k, p, q] = branch[k, p, q] + shortcut[k, p, q]",
+  "layer.formula.blockOff": "y[k, p, q] = shortcut[k, p, q]   (the branch is switched off)",
   "layer.formula.stage": "y = the last block's sum",
   "layer.formula.globalPool": "y[c] = Σ x[c, p, q] / {pixels}",
   "layer.formula.classifier": "y[k] = Σ x[c] · w[k, c] + b[k]   over c = 0…{lastC}",
@@ -205,7 +206,7 @@ export const TEXT = {
   "agreement.largest": "Python computed the same photograph when it wrote this page. The largest "
     + "difference of {layers} layers, as a share of the layer's largest value, is {delta}, in "
     + "{path} ({numbers} numbers were compared).",
-  "agreement.altered": "An experiment is under way: undo it to compare with Python.",
+  "agreement.altered": "Something is changed: undo it to compare with Python.",
   "agreement.unknown": "Python computed the photograph and the weights that came with this page; "
     + "it has not seen what you opened.",
 
