@@ -194,6 +194,23 @@ def test_the_sums_add_up(fresh, change):
         assert abs(total - shown) <= 1e-5 * np.abs(y).max(), path
 
 
+def test_the_strongest_way_down(fresh):
+    """Only what weighs most, as arithmetic says it, and no stage twice."""
+    fresh.page.click("text=Why? >> nth=0")
+    weight = npresnet.create_model("demo", backend="numpy").state_dict()["head.fc.weight"]
+    pooled = fresh.array("npresnet.layer('head.global_pool').data")
+    fresh.page.click("#strongest")
+    want = int(np.abs(weight[0, :, 0, 0] * pooled).argmax())
+    assert fresh.do("npresnet.app.chosen") == dict(path="head.global_pool", channel=want, row=0,
+                                                   column=0)
+    steps = ["head.fc", "head.global_pool"]
+    while steps[-1] != "pixels" and len(steps) < 140:
+        fresh.page.click("#strongest")
+        steps.append(fresh.do("npresnet.app.chosen.path"))
+    print(len(steps), "steps")
+    assert steps[-1] == "pixels" and not {f"stages.{s}" for s in range(4)} & set(steps)
+
+
 def test_from_the_answer_down_to_the_pixels(fresh):
     """Each number that took part can be asked in its turn."""
     fresh.page.click("text=Why? >> nth=0")

@@ -181,6 +181,7 @@ export const TEXT = {
     + "channels:",
   "why.conv1": "The same pixel of {channels} channels, each times its weight:",
   "why.classifier": "The mean of each of {channels} channels, times its weight for this class:",
+  "why.strongest": "Follow the strongest: {step}",
   "why.softmax": "The logit {logit} becomes a share: e to its power, divided by the sum of that "
     + "over all classes, is {share}. The logit itself is a sum:",
   "why.bias": "bias",

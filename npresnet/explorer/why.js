@@ -23,6 +23,11 @@ export class WhyPanel {
 
   // Ask the next number, keeping the way that led there.
   follow(place) {
+    const { kind, inputs } = this.app.layer(place.path);
+    if (kind === "stage") {                               // its last block by another name
+      this.follow({ ...place, path: inputs[0] });
+      return;
+    }
     this.trail.push(place);
     this.all = false;
     this.app.choose(place);
@@ -55,7 +60,14 @@ export class WhyPanel {
     this.path.replaceChildren(...this.trail.map((place, i) => el("li", {}, el("button", {
       class: "link", "aria-current": i === this.trail.length - 1 ? "step" : null,
       onclick: () => this.back(i) }, t("why.step", place)))));
-    this.body.replaceChildren(...this.explain());
+    this.strongest = null;                                // what took part and weighs most
+    const parts = this.explain(), next = this.strongest;
+    if (next) {
+      parts.unshift(el("button", { class: "small", id: "strongest",
+                                   onclick: () => this.follow(next) },
+                       t("why.strongest", { step: t("why.step", next) })));
+    }
+    this.body.replaceChildren(...parts);
   }
 
   back(index) {
@@ -117,6 +129,7 @@ export class WhyPanel {
     const from = { ...place, path: input };
     const [scale, shift] = scaleAndShift(normOf(this.app.params, path), place.channel);
     const before = Math.fround(this.read(from) * scale + shift);
+    this.strongest = from;
     const rest = t("why.normSum", {
       scale: number(scale), sign: shift < 0 ? "−" : "+", shift: number(Math.abs(shift)),
       before: number(before, 5) });
@@ -129,6 +142,7 @@ export class WhyPanel {
     const window = this.window(layer, { ...place, path: layer.inputs[0] });
     const best = window.find(({ value }) => value === this.value);
     if (best) best.marked = true;
+    this.strongest = best?.place;
     return [el("p", {}, t("why.maxPool")), this.cells(window, layer.kernel)];
   }
 
@@ -143,6 +157,7 @@ export class WhyPanel {
     const cells = Array.from({ length: h * w }, (_, i) =>
       this.cell({ path, channel, row: Math.floor(i / w), column: i % w }));
     const total = cells.reduce((sum, { value }) => sum + value, 0);
+    this.strongest = heaviest(cells)?.place;
     return [el("p", {}, t("why.globalPool", { count: h * w, total: number(total, 5),
                                               value: number(this.value, 5) })),
             this.cells(cells, w)];
@@ -202,6 +217,8 @@ export class WhyPanel {
     for (const summand of summands) summand.amount ??= amountOf(summand);
     const order = [...summands].sort((a, b) => Math.abs(b.amount) - Math.abs(a.amount));
     const shown = this.all ? order : order.slice(0, SHOWN), rest = order.slice(shown.length);
+    const { patch = [], weights } = order.find((summand) => summand.patch) ?? {};
+    this.strongest = heaviest(patch, weights)?.place;
     const scales = { amount: largest([...shown.map(({ amount }) => amount), addUp(rest)]),
                      patch: largest(order.flatMap(({ patch = [] }) => patch.map(valueOf))),
                      weights: largest(order.flatMap(({ weights = [] }) => weights)) };
@@ -268,6 +285,13 @@ export class WhyPanel {
 
 function amountOf({ patch, weights }) {
   return patch.reduce((sum, { value }, i) => sum + (value ?? 0) * (weights ? weights[i] : 1), 0);
+}
+
+// The cell that adds most, whatever its sign.
+function heaviest(cells, weights) {
+  const weigh = ({ value }, i) => Math.abs((value ?? 0) * (weights ? weights[i] : 1));
+  const sizes = cells.map(weigh);
+  return cells[sizes.indexOf(Math.max(...sizes))];
 }
 
 function addUp(summands) {
