@@ -38,6 +38,7 @@ PLACES = 256                                                      # of a layer t
 LARGEST_PHOTO = 2_000_000                                         # bytes of it in the page
 LONGEST = 1200                                                    # pixels, if it is larger
 AS_THEY_ARE = {"JPEG", "PNG", "WEBP"}                             # read as Pillow does
+ORIENTATION = 0x0112                                              # the EXIF tag
 
 
 def make_page(photo: Source | None = None, name: str | None = None) -> str:
@@ -95,7 +96,10 @@ def embedded(photo: Source) -> tuple[bytes, Image.Image]:
 def _read_alike(data: bytes) -> bool:
     with Image.open(io.BytesIO(data)) as image:
         deep = image.mode.startswith(("I", "F")) or image.mode == "CMYK"
-        return image.format in AS_THEY_ARE and not deep
+        # Chromium turns no WebP upright, and of a moving PNG it may take another picture.
+        turned = image.format != "JPEG" and image.getexif().get(ORIENTATION, 1) != 1
+        moving = getattr(image, "is_animated", False)
+        return image.format in AS_THEY_ARE and not (deep or turned or moving)
 
 
 def digest(trace: dict[str, np.ndarray]) -> tuple[dict, bytes]:
