@@ -10,7 +10,8 @@
 //
 // Source: He et al. 2016, arXiv 1603.05027; timm models/resnetv2.py (1.0.31).
 
-import { add, avgPool2d, conv2d, convPadding, globalAvgPool, maxPool2d, normAct } from "./ops.js";
+import { add, avgPool2d, conv2d, convPadding, globalAvgPool, maxPool2d, normAct,
+         tensor } from "./ops.js";
 import { t } from "./text.js";
 
 export const AS_TRAINED = { off: new Set(), rawProjection: false, normedIdentity: false };
@@ -108,7 +109,9 @@ export class Network {
     const shortcut = projects
       ? this.downsample(path, rawProjection ? x : p, stride)
       : normedIdentity ? p : x;                                    // [K, P, Q]
-    return this.done(path, off.has(path) ? shortcut : add(y, shortcut));
+    // A copy: a channel that is off here stays what it was in the layer that the shortcut is.
+    return this.done(path, off.has(path) ? tensor(shortcut.shape, shortcut.data.slice())
+      : add(y, shortcut));
   }
 
   // The projection on a shortcut: a 1×1 convolution, after an average pool in the d and t variants.
