@@ -134,7 +134,7 @@ class App {
   }
 
   async runOnce(turn) {
-    const { edits, change } = this.experiment;
+    const { edits, change } = this.experiment, { picture, params } = this;
     this.prepare(this.experiment.size ?? this.config.size);
     const marks = [...edits.marks, ...this.previewed];
     const pixels = applyEdits(this.cropped, { ...edits, marks });
@@ -145,12 +145,13 @@ class App {
     const slow = setTimeout(() => this.say(t("status.running")), 400);
     let done;
     try {
-      done = await this.engine.run(x, change);
+      done = await this.engine.run(x, change, !this.unaltered);
     } finally {
       clearTimeout(slow);
       this.bar.hidden = true;
     }
-    if (!done) {                                          // something newer has taken its place
+    // Something newer has taken its place, or it is about what was open before.
+    if (!done || picture !== this.picture || params !== this.params) {
       if (turn !== this.turn) await this.newest;
       return;
     }

@@ -18,14 +18,15 @@ export class Engine {
     return this.ask({ weights: buffer });
   }
 
-  // x [3, H, W]; change: see network.js → {activations: Map of path → tensor, ms}
-  run(x, change) {
-    return this.ask({ x, change });
+  // x [3, H, W]; change: see network.js; needed: done even if there is a newer one
+  // → {activations: Map of path → tensor, ms}
+  run(x, change, needed) {
+    return this.ask({ x, change }, needed);
   }
 
-  ask(message) {
+  ask(message, needed = true) {
     return new Promise((resolve, reject) => {
-      const job = { message, resolve, reject };
+      const job = { message, needed, resolve, reject };
       if (!this.current) {
         this.start(job);
       } else {
@@ -37,8 +38,8 @@ export class Engine {
 
   // Weights that wait stay in their place.
   dropRuns() {
-    for (const { message, resolve } of this.waiting) if (!message.weights) resolve(null);
-    this.waiting = this.waiting.filter(({ message }) => message.weights);
+    for (const { needed, resolve } of this.waiting) if (!needed) resolve(null);
+    this.waiting = this.waiting.filter(({ needed }) => needed);
   }
 
   start(job) {
