@@ -17,6 +17,9 @@ export const PIXELS = "pixels";                           // what the first conv
 export function layersOf(params, size) {
   const builder = new Builder(params, size);
   builder.walk(describe(params));
+  const unused = [...params.keys()].find((name) => !builder.used.has(name)
+    && !name.endsWith(".num_batches_tracked"));           // a counter, whatever its type
+  if (unused) throw new Error(t("weights.unused", { name: unused }));
   return builder.layers;
 }
 
@@ -24,12 +27,9 @@ class Builder {
   constructor(params, size) {
     this.params = params;
     this.layers = [];
-    this.known = new Map([[PIXELS, { shape: [this.channels(), size, size],
+    this.used = new Set();                                // names of tensors
+    this.known = new Map([[PIXELS, { shape: [3, size, size],
                                      field: { size: 1, step: 1, start: 0 } }]]);
-  }
-
-  channels() {
-    return (this.params.get("stem.conv.weight") ?? this.params.get("stem.conv1.weight")).shape[1];
   }
 
   walk({ depths, deepStem, bottleneck, avgDown }) {
@@ -42,10 +42,11 @@ class Builder {
       x = this.add({ path: `stages.${s}`, kind: "stage", inputs: [x] });
     });
     x = this.norm("norm", x);
-    const channels = this.known.get(x).shape[0];
+    const [channels] = this.known.get(x).shape;
     x = this.add({ path: "head.global_pool", kind: "globalPool", inputs: [x],
                    shape: [channels, 1, 1], field: null });
-    const classes = this.params.get("head.fc.weight").shape[0];
+    const [classes] = this.shapeOf("head.fc.weight", [null, channels, 1, 1]);
+    if (this.params.has("head.fc.bias")) this.shapeOf("head.fc.bias", [classes]);
     this.add({ path: "head.fc", kind: "classifier", inputs: [x], shape: [classes, 1, 1],
                macs: classes * channels,
                parameters: this.count("head.fc.weight", "head.fc.bias") });
@@ -71,18 +72,24 @@ class Builder {
       }
       shortcut = this.conv(`${path}.downsample.conv`, shortcut, stride);
     }
+    const name = `${path}.downsample.conv.weight`, shapes = [y, shortcut].map((of) =>
+      this.known.get(of).shape.join("×"));
+    if (shapes[0] !== shapes[1]) throw new Error(t("weights.missing", { name }));
     return this.add({ path, kind: "block", inputs: [y, shortcut] });
   }
 
   norm(path, x) {
+    const [channels] = this.known.get(x).shape;
+    for (const part of ["weight", "bias", "running_mean", "running_var"]) {
+      this.shapeOf(`${path}.${part}`, [channels]);
+    }
     return this.add({ path, kind: "norm", inputs: [x],
                       parameters: this.count(`${path}.weight`, `${path}.bias`) });
   }
 
   conv(path, x, stride) {
     const name = `${path}.weight`;
-    if (!this.params.has(name)) throw new Error(t("weights.missing", { name }));
-    const [k, c, kernel] = this.params.get(name).shape;
+    const [k, c, kernel] = this.shapeOf(name, [null, this.known.get(x).shape[0], null, null]);
     const layer = this.slide(path, "conv", x, kernel, stride, convPadding(kernel, stride), k);
     const made = this.known.get(layer);
     made.parameters = this.count(name);
@@ -111,6 +118,21 @@ class Builder {
     this.layers.push(whole);
     this.known.set(whole.path, whole);
     return whole.path;
+  }
+
+  // The shape of a tensor, which has to be the expected one; null: any size.
+  shapeOf(name, expected) {
+    const found = this.params.get(name)?.shape;
+    if (!found) throw new Error(t("weights.missing", { name }));
+    const fits = found.length === expected.length
+      && expected.every((size, i) => size === null || size === found[i]);
+    if (!fits) {
+      throw new Error(t("weights.shape", {
+        name, found: found.join("×") || "1",
+        expected: expected.map((size) => size ?? "any").join("×") }));
+    }
+    this.used.add(name);
+    return found;
   }
 
   count(...names) {

@@ -212,6 +212,8 @@ export const TEXT = {
     + "it has not seen what you opened.",
 
   "weights.missing": "the file has no tensor {name}",
+  "weights.shape": "{name} has the shape {found}, expected {expected}",
+  "weights.unused": "the file has a tensor {name}, which belongs to no layer",
   "weights.otherNetwork": "not a BatchNorm ResNetV2: it has no {names}",
   "weights.entry": "damaged header: the entry of {name} makes no sense",
   "weights.dtype": "{name} has numbers of type {dtype}, which can't be read here",
