@@ -35,7 +35,8 @@ const STEPS = [
     } },
   { id: "spare", chapter: 6, begin: (app) => app.select(spareBlock(app)),
     reveal: async (app) => {
-      await app.toggle(spareBlock(app));
+      const off = new Set([spareBlock(app)]);             // also if it is asked for again
+      await app.alter({ change: { ...app.experiment.change, off } });
       return afterwards(app);
     } },
   { id: "raw", chapter: 6, begin: (app) => app.select(firstProjection(app)),
