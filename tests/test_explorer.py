@@ -2,12 +2,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from explorer_browser import Explorer, chromium, encoded, largest_delta, prepared
 from helpers import awkward_picture, random_state
 from PIL import Image
+from safetensors.torch import save_file
 
 import npresnet
 from npresnet.explorer import make_page
@@ -17,6 +20,7 @@ from npresnet.variants import VARIANTS
 
 pytestmark = pytest.mark.slow
 LAYERS, LOGITS = 1e-4, 5e-5                                       # limits of Δ
+TRACED = ("noise", "black", "white", "one pixel", "thin")         # of the others: pixels, logits
 FAMILY = {"18": "resnetv2_18", "50": "resnetv2_50", "34d": "resnetv2_34d", "50t": "resnetv2_50t"}
 
 
@@ -46,14 +50,19 @@ def shared(browser, url):
     assert explorer.said == []
 
 
+@pytest.fixture(scope="module")
+def opened(browser, url):
+    return Explorer(browser, url)
+
+
 @pytest.fixture
-def fresh(browser, url):
-    explorer = Explorer(browser, url)
-    yield explorer
-    assert explorer.said == []
-    explorer.page.close()
+def explorer(opened):
+    """A page with the shipped photograph and the demo, as it is when it is opened."""
+    yield opened
+    opened.put_back()
 
 
+@cache
 def pictures() -> dict[str, bytes]:
     noise = np.random.default_rng(0).integers(0, 256, (150, 210, 4), dtype=np.uint8)
     rgb, photo = noise[..., :3], awkward_picture(301, 200)
@@ -70,13 +79,13 @@ def pictures() -> dict[str, bytes]:
         "large": encoded(rgb.repeat(12, 0).repeat(10, 1))}
 
 
-def test_the_shipped_photograph(fresh, demo):
+def test_the_shipped_photograph(explorer, demo):
     pixels, x = prepared(demo, PHOTO.read_bytes())
-    assert np.array_equal(fresh.array("npresnet.app.cropped.data", np.uint8), pixels.ravel())
+    assert np.array_equal(explorer.array("npresnet.app.cropped.data", np.uint8), pixels.ravel())
     want = demo.trace(x)
-    assert largest_delta(fresh.trace(), want) <= LAYERS
-    assert "125 layers" in fresh.page.inner_text("#agreement-panel")
-    deltas = fresh.page.locator("#agreement-panel td.num").all_text_contents()
+    assert largest_delta(explorer.trace(), want) <= LAYERS
+    assert "125 layers" in explorer.page.inner_text("#agreement-panel")
+    deltas = explorer.page.locator("#agreement-panel td.num").all_text_contents()
     shown = [float(text.replace("−", "-")) for text in deltas]
     assert len(shown) == 125 and max(shown) <= LAYERS
 
@@ -88,9 +97,9 @@ def test_awkward_pictures(shared, demo, name):
     pixels, x = prepared(demo, data)
     got = shared.array("npresnet.app.cropped.data", np.uint8)
     assert np.array_equal(got, pixels.ravel()), f"{(got != pixels.ravel()).sum()} pixels differ"
-    want = demo.trace(x)
-    assert largest_delta(shared.trace(), want) <= LAYERS
-    final = want["head.fc"].ravel()
+    if name in TRACED:
+        assert largest_delta(shared.trace(), demo.trace(x)) <= LAYERS
+    final = demo(x)[0]
     assert np.abs(logits - final).max() / np.abs(final).max() <= LOGITS
     assert np.array_equal(np.argsort(-logits)[:5], np.argsort(-final)[:5])
 
@@ -107,67 +116,52 @@ def test_pixels_of_any_size(shared, demo):
     assert shared.do("npresnet.app.page.downFirst") == goes_down_first()
 
 
-@pytest.mark.parametrize("name, dtype", [*((name, np.float32) for name in FAMILY),
-                                         ("50", np.float16)])
-def test_other_networks(fresh, tmp_path, monkeypatch, name, dtype):
+@pytest.fixture(scope="module")
+def other(browser, url):
+    """A page on which each test opens a network of its own."""
+    explorer = Explorer(browser, url)
+    yield explorer
+    assert explorer.said == []
+
+
+@pytest.mark.parametrize("name, dtype", [
+    *((name, torch.float32) for name in FAMILY),
+    ("50", torch.float16), ("18", torch.bfloat16), ("50t", torch.float64)])
+def test_other_networks(other, tmp_path, monkeypatch, name, dtype):
     """Opened from a file: drawn by its header, and computed."""
     variant = replace(VARIANTS[FAMILY[name]], name="narrow", width=0.125)
     monkeypatch.setitem(VARIANTS, "narrow", variant)
     model = npresnet.create_model("narrow", num_classes=7, backend="numpy")
     shapes = build_graph(variant, num_classes=7).parameter_shapes()
-    state = {key: array.astype(dtype).astype(np.float32) if array.dtype == np.float32 else array
-             for key, array in random_state(shapes, 3).items()}
-    model.load_state_dict(state)
     path = tmp_path / "narrow.safetensors"
-    npresnet.write_weights(path, {
-        key: array.astype(dtype) if array.dtype == np.float32 else array
-        for key, array in state.items()})
-    fresh.open_weights(path)
+    save_file({key: torch.tensor(array).to(dtype) if array.dtype == np.float32
+               else torch.tensor(array) for key, array in random_state(shapes, 3).items()}, path)
+    model.load_state_dict(npresnet.read_weights(path))
+    other.open_weights(path)
     _, x = prepared(model, PHOTO.read_bytes(), input_size=(3, 224, 224), crop_pct=0.95)
-    assert largest_delta(fresh.trace(), model.trace(x)) <= LAYERS
-    rows = fresh.do("npresnet.app.layers.map((y) => [y.path, y.parameters, y.macs])")
-    summary = model.summary((3, 224, 224))
-    assert sum(row[1] for row in rows) == summary.params
-    assert sum(row[2] for row in rows) == summary.macs
-    assert fresh.page.locator(".node").count() == len(rows)
+    want = model.trace(x)
+    assert largest_delta(other.trace(), want) <= LAYERS
+    rows = {row["path"]: row for row in other.do("npresnet.app.layers")}
+    assert {path: (row["shape"], row["from"]) for path, row in rows.items()} == {
+        path: (list(y.shape[1:]), list((want.get(rows[path]["inputs"][0], x)).shape[1:]))
+        for path, y in want.items()}
+    summary = {row.path: row for row in model.summary((3, 224, 224)).layers}
+    for path, row in rows.items():
+        counted = summary.get(path)                               # sums have nothing to count
+        assert (row["parameters"], row["macs"]) == (
+            (counted.params, counted.macs) if counted else (0, 0)), path
+    assert set(summary) <= set(rows) and other.page.locator(".node").count() == len(rows)
 
 
-@pytest.mark.parametrize("damage, word", [
-    (lambda data: data[:len(data) // 2], "cut short"), (lambda data: b"1234", "shorter"),
-    (lambda data: data[:8] + b"x" + data[9:], "JSON"), (lambda data: data + b"0", "longer"),
-    (lambda data: data.replace(b'"norm.weight"', b'"morn.weight"'), "norm.weight")])
-def test_a_damaged_file_leaves_what_was_there(fresh, tmp_path, damage, word):
-    before = fresh.array("npresnet.app.logits")
-    path = tmp_path / "bad.safetensors"
-    path.write_bytes(damage((PHOTO.parent.parent / "demo" / "demo.safetensors").read_bytes()))
-    fresh.page.set_input_files("#open", path)
-    fresh.page.wait_for_timeout(1500)
-    assert word in fresh.status and "bad.safetensors" in fresh.status
-    assert np.array_equal(fresh.run("npresnet.app.run()"), before)
-    path = tmp_path / "bad.png"
-    path.write_bytes(encoded(awkward_picture(40, 50))[:60])
-    fresh.page.set_input_files("#open", path)
-    fresh.page.wait_for_timeout(500)
-    assert "bad.png" in fresh.status
-    assert np.array_equal(fresh.run("npresnet.app.run()"), before)
-
-
-@pytest.mark.parametrize("change, word", [
-    (lambda state: state.pop("stages.1.blocks.2.norm2.bias"), "stages.1.blocks.2.norm2.bias"),
-    (lambda state: state["stages.1.blocks.2.conv2.weight"].fill(np.nan),
-     "since stages.1.blocks.2.conv2")])
-def test_weights_that_fail_on_the_way(fresh, demo, tmp_path, change, word):
-    """A tensor that is missed late leaves the old network; NaN is traced to where it begins."""
-    before = fresh.array("npresnet.app.logits")
+def test_weights_that_make_nan(browser, url, demo, tmp_path):
+    """It is traced to the layer in which it begins."""
+    explorer = Explorer(browser, url)
     state = {name: array.copy() for name, array in demo.state_dict().items()}
-    change(state)
-    path = tmp_path / "broken.safetensors"
-    npresnet.write_weights(path, state)
-    fresh.page.set_input_files("#open", path)
-    fresh.page.wait_for_timeout(3000)
-    assert word in fresh.status
-    if "since" not in word:
-        assert np.array_equal(fresh.run("npresnet.app.run()"), before)
+    state["stages.1.blocks.2.conv2.weight"].fill(np.nan)
+    npresnet.write_weights(tmp_path / "nan.safetensors", state)
+    explorer.open_weights(tmp_path / "nan.safetensors")
+    assert "since stages.1.blocks.2.conv2." in explorer.status and explorer.said == []
+    explorer.page.close()
 
 
 SUMMED = [("stem.conv", 3, 0, 7), ("stages.0.blocks.0.conv2", 5, 39, 39),
@@ -180,45 +174,45 @@ CHANGES = ["null", "npresnet.app.alter({change: {...npresnet.app.experiment.chan
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_sums_add_up(fresh, change):
+def test_the_sums_add_up(explorer, change):
     """Whatever the experiment: what is listed makes the number that the map shows."""
-    fresh.do(f"{change}, null")
-    fresh.run("npresnet.app.run()")
+    explorer.do(f"{change}, null")
+    explorer.run("npresnet.app.run()")
     for path, channel, row, column in SUMMED:
-        fresh.do("npresnet.app.choose({path: v[0], channel: v[1], row: v[2], column: v[3]}), null",
-                 [path, channel, row, column])
-        total = float(fresh.page.get_attribute("#why-total", "data-value"))
-        y = fresh.array(f"npresnet.layer({path!r}).data")
-        shape = fresh.do(f"npresnet.layer({path!r}).shape")
+        explorer.do("npresnet.app.choose({path: v[0], channel: v[1], row: v[2], column: v[3]}),"
+                    "null", [path, channel, row, column])
+        total = float(explorer.page.get_attribute("#why-total", "data-value"))
+        y = explorer.array(f"npresnet.layer({path!r}).data")
+        shape = explorer.do(f"npresnet.layer({path!r}).shape")
         shown = y.reshape(shape)[channel, row, column]
         assert abs(total - shown) <= 1e-5 * np.abs(y).max(), path
 
 
-def test_the_strongest_way_down(fresh):
+def test_the_strongest_way_down(explorer):
     """Only what weighs most, as arithmetic says it, and no stage twice."""
-    fresh.page.click("text=Why? >> nth=0")
+    explorer.page.click("text=Why? >> nth=0")
     weight = npresnet.create_model("demo", backend="numpy").state_dict()["head.fc.weight"]
-    pooled = fresh.array("npresnet.layer('head.global_pool').data")
-    fresh.page.click("#strongest")
+    pooled = explorer.array("npresnet.layer('head.global_pool').data")
+    explorer.page.click("#strongest")
     want = int(np.abs(weight[0, :, 0, 0] * pooled).argmax())
-    assert fresh.do("npresnet.app.chosen") == dict(path="head.global_pool", channel=want, row=0,
+    assert explorer.do("npresnet.app.chosen") == dict(path="head.global_pool", channel=want, row=0,
                                                    column=0)
     steps = ["head.fc", "head.global_pool"]
     while steps[-1] != "pixels" and len(steps) < 140:
-        fresh.page.click("#strongest")
-        steps.append(fresh.do("npresnet.app.chosen.path"))
+        explorer.page.click("#strongest")
+        steps.append(explorer.do("npresnet.app.chosen.path"))
     print(len(steps), "steps")
     assert steps[-1] == "pixels" and not {f"stages.{s}" for s in range(4)} & set(steps)
 
 
-def test_from_the_answer_down_to_the_pixels(fresh):
+def test_from_the_answer_down_to_the_pixels(explorer):
     """Each number that took part can be asked in its turn."""
-    fresh.page.click("text=Why? >> nth=0")
+    explorer.page.click("text=Why? >> nth=0")
     for _ in range(140):
-        if fresh.do("npresnet.app.chosen.path") == "pixels":
+        if explorer.do("npresnet.app.chosen.path") == "pixels":
             break
-        places = fresh.page.locator("#why-panel button.cell, #why-panel .formula button.link, "
+        places = explorer.page.locator("#why-panel button.cell, #why-panel .formula button.link, "
                                     "#why-panel div p > button.link")
         places.first.click()
-    assert fresh.do("npresnet.app.chosen.path") == "pixels"
-    assert "/ 255" in fresh.page.inner_text("#why-panel")
+    assert explorer.do("npresnet.app.chosen.path") == "pixels"
+    assert "/ 255" in explorer.page.inner_text("#why-panel")

@@ -38,10 +38,7 @@ def opened(tmp_path_factory):
 def explorer(opened):
     """The same page for all of these tests, without what the one before did."""
     yield opened
-    assert opened.said == []
-    opened.page.mouse.move(0, 0)
-    opened.page.select_option("#tool", "look")
-    opened.run("npresnet.app.reset()")
+    opened.put_back()
 
 
 @pytest.fixture(scope="module")

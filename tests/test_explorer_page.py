@@ -20,6 +20,11 @@ from npresnet.explorer.page import HERE, PAGE, PHOTO, WORKER
 
 MODULES = {name: (HERE / f"{name}.js").read_text("utf-8") for name in {*PAGE, *WORKER}}
 LIMIT = 5e-5
+TOLD = """new Promise((resolve) => {
+  const told = document.querySelector("#tour-panel [aria-live]");
+  new MutationObserver(() => resolve(told.textContent)).observe(told, { childList: true });
+  document.querySelector("#tour-panel .primary").click();
+})"""
 
 
 # --- without a browser ----------------------------------------------------------------------------
@@ -91,13 +96,16 @@ def url(tmp_path_factory):
     return path.as_uri()
 
 
+@pytest.fixture(scope="module")
+def opened(browser, url):
+    return Explorer(browser, url)
+
+
 @pytest.fixture
-def explorer(browser, url):
-    found = Explorer(browser, url)
-    yield found
-    assert found.said == []
-    assert [asked for asked in found.asked if not asked.startswith(("file:", "blob:"))] == []
-    found.page.close()
+def explorer(opened):
+    """The same page for all of these tests, without what the one before did."""
+    yield opened
+    opened.put_back()
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +227,8 @@ def test_phone_and_dark(explorer):
 
 
 @pytest.mark.slow
-def test_keyboard_alone(explorer):
+def test_keyboard_alone(browser, url):
+    explorer = Explorer(browser, url)                             # where Tab starts at the top
     reached, press = set(), explorer.page.keyboard.press
     for _ in range(40):
         press("Tab")
@@ -232,6 +241,8 @@ def test_keyboard_alone(explorer):
     press("ArrowRight")
     press("Enter")
     assert explorer.do("npresnet.app.chosen.path") == "stem.pool"
+    assert explorer.said == []
+    explorer.page.close()
 
 
 @pytest.mark.slow
@@ -252,12 +263,15 @@ def test_the_tour(explorer):
     for step in range(12):
         explorer.run("npresnet.app.newest")
         assert f"{step + 1} of 12" in explorer.page.inner_text("#tour-panel h2")
-        explorer.page.locator("#tour-panel input").nth(step % 3).check()
-        explorer.page.click("text=Let the network answer")
-        explorer.run("npresnet.app.newest")
-        explorer.page.wait_for_timeout(50)
-        text = explorer.page.inner_text("#tour-panel")
-        assert "undefined" not in text and "NaN" not in text and "{" not in text
+        said = []
+        for option in range(3):                                   # one after the other
+            explorer.page.locator("#tour-panel input").nth(option).check()
+            said.append(explorer.do(TOLD))
+            text = explorer.page.inner_text("#tour-panel")
+            assert "undefined" not in text and "NaN" not in text and "{" not in text
+        assert sorted(text.startswith("Right. ") for text in said) == [False, False, True], said
+        right, = (text.removeprefix("Right. ") for text in said if text.startswith("Right. "))
+        assert all(text.endswith(right) for text in said), said
         if step < 11:
             explorer.page.click("#tour-panel >> text=Next")
     explorer.page.click("text=End the tour")
