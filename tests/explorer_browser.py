@@ -9,6 +9,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 import npresnet
+from npresnet.explorer import make_page
 
 AS_OPENED = """async () => {
   const { app } = npresnet;
@@ -40,6 +42,12 @@ PACK = """(data) => {
   }
   return btoa(text);
 }"""
+
+
+@cache
+def shipped_page() -> str:
+    """The page with the photograph that ships, made once."""
+    return make_page()
 
 
 @contextmanager
@@ -102,9 +110,11 @@ class Explorer:
     def status(self) -> str:
         return self.page.inner_text("#status")
 
-    def open_file(self, name: str, data: bytes) -> str:
-        """The status, once it says that a file can't be opened."""
-        self.page.set_input_files("#open", {"name": name, "mimeType": "", "buffer": data})
+    def refuse(self, file: Path | tuple[str, bytes]) -> str:
+        """The status, once it says that a file, or a name with bytes, can't be opened."""
+        name = file.name if isinstance(file, Path) else file[0]
+        self.page.set_input_files("#open", file if isinstance(file, Path) else {
+            "name": name, "mimeType": "", "buffer": file[1]})
         self.page.locator("#status.failed", has_text=f"{name}: ").wait_for()
         return self.status
 

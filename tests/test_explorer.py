@@ -7,13 +7,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from explorer_browser import Explorer, chromium, encoded, largest_delta, prepared
+from explorer_browser import Explorer, chromium, encoded, largest_delta, prepared, shipped_page
 from helpers import awkward_picture, random_state
 from PIL import Image
 from safetensors.torch import save_file
 
 import npresnet
-from npresnet.explorer import make_page
 from npresnet.explorer.page import PHOTO, goes_down_first
 from npresnet.graph import build_graph
 from npresnet.variants import VARIANTS
@@ -33,7 +32,7 @@ def browser():
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(make_page(), "utf-8")
+    path.write_text(shipped_page(), "utf-8")
     return path.as_uri()
 
 
@@ -188,6 +187,18 @@ def test_the_sums_add_up(explorer, change):
         assert abs(total - shown) <= 1e-5 * np.abs(y).max(), path
 
 
+def walk(explorer, selector: str) -> list[str]:
+    """The layers passed by clicking, again and again, the first that fits, down to the pixels."""
+    return explorer.page.evaluate("""(selector) => {
+      const steps = [];
+      while (steps.at(-1) !== "pixels" && steps.length < 140) {
+        document.querySelector(selector).click();
+        steps.push(npresnet.app.chosen.path);
+      }
+      return steps;
+    }""", selector)
+
+
 def test_the_strongest_way_down(explorer):
     """Only what weighs most, as arithmetic says it, and no stage twice."""
     explorer.page.click("text=Why? >> nth=0")
@@ -197,10 +208,7 @@ def test_the_strongest_way_down(explorer):
     want = int(np.abs(weight[0, :, 0, 0] * pooled).argmax())
     assert explorer.do("npresnet.app.chosen") == dict(path="head.global_pool", channel=want, row=0,
                                                    column=0)
-    steps = ["head.fc", "head.global_pool"]
-    while steps[-1] != "pixels" and len(steps) < 140:
-        explorer.page.click("#strongest")
-        steps.append(explorer.do("npresnet.app.chosen.path"))
+    steps = walk(explorer, "#strongest")
     print(len(steps), "steps")
     assert steps[-1] == "pixels" and not {f"stages.{s}" for s in range(4)} & set(steps)
 
@@ -208,11 +216,8 @@ def test_the_strongest_way_down(explorer):
 def test_from_the_answer_down_to_the_pixels(explorer):
     """Each number that took part can be asked in its turn."""
     explorer.page.click("text=Why? >> nth=0")
-    for _ in range(140):
-        if explorer.do("npresnet.app.chosen.path") == "pixels":
-            break
-        places = explorer.page.locator("#why-panel button.cell, #why-panel .formula button.link, "
-                                    "#why-panel div p > button.link")
-        places.first.click()
-    assert explorer.do("npresnet.app.chosen.path") == "pixels"
+    steps = walk(explorer, "#why-panel button.cell, #why-panel .formula button.link, "
+                           "#why-panel div p > button.link")
+    print(len(steps), "steps")
+    assert steps[-1] == "pixels" and len(set(steps)) == len(steps)
     assert "/ 255" in explorer.page.inner_text("#why-panel")

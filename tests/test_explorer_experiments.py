@@ -7,12 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from explorer_browser import Explorer, chromium, largest_delta, prepared
+from explorer_browser import Explorer, chromium, largest_delta, prepared, shipped_page
 from PIL import Image
 from torch_twin import TorchResNetV2
 
 import npresnet
-from npresnet.explorer import make_page
 from npresnet.explorer.page import PHOTO
 
 pytestmark = pytest.mark.slow
@@ -29,7 +28,7 @@ ALTER = """npresnet.app.alter({
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
     path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(make_page(), "utf-8")
+    path.write_text(shipped_page(), "utf-8")
     with chromium() as browser:
         yield Explorer(browser, path.as_uri())
 

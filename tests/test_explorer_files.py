@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 from cli_helpers import run
-from explorer_browser import Explorer, chromium, encoded, prepared
+from explorer_browser import Explorer, chromium, encoded, prepared, shipped_page
 from helpers import awkward_picture
 from PIL import Image
 
@@ -34,7 +34,7 @@ def browser():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     found = tmp_path_factory.mktemp("explorer")
-    (found / "page.html").write_text(make_page(), "utf-8")
+    (found / "page.html").write_text(shipped_page(), "utf-8")
     return found
 
 
@@ -192,12 +192,13 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_weights_are_refused(shared, name):
+def test_damaged_weights_are_refused(shared, tmp_path, name):
     """In words that name the file and what is wrong; the network stays that was there."""
     make, word = DAMAGED[name]
     before = shared.array("npresnet.app.logits")
     layers = shared.do("npresnet.layers()")
-    status = shared.open_file("bad.safetensors", make())
+    (tmp_path / "bad.safetensors").write_bytes(make())
+    status = shared.refuse(tmp_path / "bad.safetensors")
     print(status)
     assert status.startswith("bad.safetensors: ") and word in status
     assert shared.do("npresnet.layers()") == layers
@@ -209,7 +210,7 @@ def test_a_damaged_photograph_is_refused(shared):
     before = shared.array("npresnet.app.cropped.data", np.uint8)
     for name, data in {"cut.png": encoded(awkward_picture(40, 50))[:60], "empty.jpg": b"",
                        "text.webp": b"no picture", "none.svg": b"<svg onload='alert(1)'/>"}.items():
-        assert "can't be read as a picture" in shared.open_file(name, data)
+        assert "can't be read as a picture" in shared.refuse((name, data))
     shared.run("npresnet.app.run()")
     assert np.array_equal(shared.array("npresnet.app.cropped.data", np.uint8), before)
 
@@ -229,7 +230,8 @@ def test_hostile_names_of_files(browser, tmp_path, name):
     explorer = Explorer(browser, (tmp_path / "page.html").as_uri())
     assert explorer.page.get_attribute(".photo", "aria-label").startswith(name)
     for kind in ("png", "safetensors"):
-        assert explorer.open_file(f"{name}.{kind}", b"nothing").startswith(f"{name}.{kind}: ")
+        hostile = f"{name}.{kind}"
+        assert explorer.refuse((hostile, b"nothing")).startswith(f"{hostile}: ")
     assert explorer.page.locator("img").count() == 0 and explorer.said == []
     explorer.page.close()
 

@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from explorer_browser import Explorer, chromium
+from explorer_browser import Explorer, chromium, shipped_page
 from helpers import random_state
 from torch_twin import TorchResNetV2
 
 import npresnet
-from npresnet.explorer import make_page
 from npresnet.graph import build_graph
 from npresnet.variants import VARIANTS
 
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.slow
 def explorer(tmp_path_factory):
     """One page, on which each test opens a network of its own."""
     path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(make_page(), "utf-8")
+    path.write_text(shipped_page(), "utf-8")
     with chromium() as browser:
         found = Explorer(browser, path.as_uri())
         yield found
@@ -72,13 +71,17 @@ def test_receptive_fields(explorer, tmp_path, monkeypatch, name):
     print(f"{len(layers)} layers")
 
 
-def amounts(explorer) -> list[float]:
-    """All that is listed under a number."""
-    more = explorer.page.locator("#why-panel tr.rest button")
-    if more.count():
-        more.click()
-    texts = explorer.page.locator("#why-panel tbody td.num").all_text_contents()
-    return [float(text.replace("−", "-")) for text in texts]
+ASK = """(place) => {
+  npresnet.app.choose(place);
+  const panel = document.getElementById("why-panel");
+  panel.querySelector("tr.rest button")?.click();                 // Show all
+  const texts = (selector, of) => [...panel.querySelectorAll(selector)].map(
+    (node) => of(node).replaceAll("−", "-"));
+  return { total: Number(panel.querySelector("#why-total")?.dataset.value),
+           amounts: texts("tbody td.num", (node) => node.textContent).map(Number),
+           cells: texts(".cell:not(.padding)", (node) => node.title),
+           formula: texts(".formula", (node) => node.textContent) };
+}"""
 
 
 def window(x: np.ndarray, layer: dict, row: int, column: int) -> np.ndarray:
@@ -109,12 +112,11 @@ def test_the_sums_of_every_kind_of_layer(explorer, tmp_path, monkeypatch):
         if rng.integers(2):
             place[1:] = [0, shape[2] - 1]                         # a corner, with its padding
         channel, row, column = place
-        explorer.do("npresnet.app.choose({path: v[0], channel: v[1], row: v[2], column: v[3]}),"
-                    "null", [path, *place])
+        said = explorer.page.evaluate(ASK, dict(path=path, channel=channel, row=row,
+                                                column=column))
         shown, x = y[path][channel, row, column], y[layer["inputs"][0]]
         if kind in ("conv", "classifier", "block"):
-            total = float(explorer.page.get_attribute("#why-total", "data-value"))
-            worst = max(worst, abs(total - shown) / np.abs(y[path]).max())
+            worst = max(worst, abs(said["total"] - shown) / np.abs(y[path]).max())
             if kind == "block":
                 want = [y[part][channel, row, column] for part in layer["inputs"]]
             elif kind == "conv":
@@ -123,21 +125,18 @@ def test_the_sums_of_every_kind_of_layer(explorer, tmp_path, monkeypatch):
             else:
                 want = [*(state[f"{path}.weight"][channel, :, 0, 0] * x[:, 0, 0]),
                         state[f"{path}.bias"][channel]]
-            got, want = np.sort(amounts(explorer)), np.sort(np.array(want, np.float64))
+            got, want = np.sort(said["amounts"]), np.sort(np.array(want, np.float64))
             np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5 * np.abs(want).max(),
                                        err_msg=path)
         elif kind in ("maxPool", "avgPool", "globalPool"):
             every = x[channel] if kind == "globalPool" else window(x, layer, row, column)[channel]
-            labels = explorer.page.locator("#why-panel .cell").evaluate_all(
-                "(cells) => cells.map((cell) => cell.title.replaceAll('−', '-'))")
-            got = [float(text) for text in re.findall(r": (\S+)\. Ask", "".join(labels))]
+            got = [float(re.search(r": (\S+)\. Ask", text)[1]) for text in said["cells"]]
             want = np.array([value for value in every.ravel() if not np.isnan(value)])
             np.testing.assert_allclose(got, want, rtol=0.06, err_msg=path)
             made = {"maxPool": want.max(), "avgPool": want.mean(), "globalPool": want.mean()}[kind]
             assert abs(made - shown) <= 1e-6 * np.abs(y[path]).max(), path
         elif kind == "norm":
-            said = explorer.page.inner_text("#why-panel .formula").replace("−", "-")
-            before = float(said.split()[-1])
+            before = float(said["formula"][0].split()[-1])
             scale, shift = scale_and_shift(state, path, channel)
             want = x[channel, row, column] * scale + shift
             assert abs(before - want) <= 1e-4 * max(1, abs(want)), path

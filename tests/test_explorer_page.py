@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import run
-from explorer_browser import Explorer, chromium, encoded, prepared
+from explorer_browser import Explorer, chromium, encoded, prepared, shipped_page
 from helpers import awkward_picture
 from PIL import Image
 
@@ -92,7 +92,7 @@ def browser():
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(make_page(), "utf-8")
+    path.write_text(shipped_page(), "utf-8")
     return path.as_uri()
 
 
