@@ -33,7 +33,7 @@ class Builder {
   }
 
   walk({ depths, deepStem, bottleneck, avgDown }) {
-    let x = deepStem ? this.deepStem() : this.conv("stem.conv", PIXELS, 2);
+    let x = deepStem ? this.deepStem() : this.conv("stem.conv", PIXELS, 7, 2);
     x = this.slide("stem.pool", "maxPool", x, 3, 2, 1);
     depths.forEach((depth, s) => {
       for (let b = 0; b < depth; b++) {
@@ -53,16 +53,17 @@ class Builder {
   }
 
   deepStem() {
-    let x = this.norm("stem.norm1", this.conv("stem.conv1", PIXELS, 2));
-    x = this.norm("stem.norm2", this.conv("stem.conv2", x, 1));
-    return this.conv("stem.conv3", x, 1);
+    let x = this.norm("stem.norm1", this.conv("stem.conv1", PIXELS, 3, 2));
+    x = this.norm("stem.norm2", this.conv("stem.conv2", x, 3));
+    return this.conv("stem.conv3", x, 3);
   }
 
   block(path, x, stride, bottleneck, avgDown) {
     const p = this.norm(`${path}.norm1`, x);
-    let y = this.conv(`${path}.conv1`, p, bottleneck ? 1 : stride);
-    y = this.conv(`${path}.conv2`, this.norm(`${path}.norm2`, y), bottleneck ? stride : 1);
+    let y = this.conv(`${path}.conv1`, p, ...(bottleneck ? [1] : [3, stride]));
+    y = this.conv(`${path}.conv2`, this.norm(`${path}.norm2`, y), 3, bottleneck ? stride : 1);
     if (bottleneck) y = this.conv(`${path}.conv3`, this.norm(`${path}.norm3`, y), 1);
+    const [channels] = this.known.get(y).shape;
     let shortcut = x;
     if (this.params.has(`${path}.downsample.conv.weight`)) {
       shortcut = p;
@@ -70,11 +71,12 @@ class Builder {
         shortcut = this.slide(`${path}.downsample.pool`, "avgPool", p, 2, 2, 0);
         stride = 1;
       }
-      shortcut = this.conv(`${path}.downsample.conv`, shortcut, stride);
+      shortcut = this.conv(`${path}.downsample.conv`, shortcut, 1, stride, channels);
     }
-    const name = `${path}.downsample.conv.weight`, shapes = [y, shortcut].map((of) =>
-      this.known.get(of).shape.join("×"));
-    if (shapes[0] !== shapes[1]) throw new Error(t("weights.missing", { name }));
+    const shapes = [y, shortcut].map((of) => this.known.get(of).shape.join("×"));
+    if (shapes[0] !== shapes[1]) {                        // they could only be added when projected
+      throw new Error(t("weights.missing", { name: `${path}.downsample.conv.weight` }));
+    }
     return this.add({ path, kind: "block", inputs: [y, shortcut] });
   }
 
@@ -87,9 +89,10 @@ class Builder {
                       parameters: this.count(`${path}.weight`, `${path}.bias`) });
   }
 
-  conv(path, x, stride) {
-    const name = `${path}.weight`;
-    const [k, c, kernel] = this.shapeOf(name, [null, this.known.get(x).shape[0], null, null]);
+  // outputs: how many channels it has to give, if something else decides that.
+  conv(path, x, kernel, stride = 1, outputs = null) {
+    const name = `${path}.weight`, [c] = this.known.get(x).shape;
+    const [k] = this.shapeOf(name, [outputs, c, kernel, kernel]);
     const layer = this.slide(path, "conv", x, kernel, stride, convPadding(kernel, stride), k);
     const made = this.known.get(layer);
     made.parameters = this.count(name);
