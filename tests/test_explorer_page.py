@@ -168,6 +168,20 @@ def test_what_is_done_to_the_network(explorer, demo):
 
 
 @pytest.mark.slow
+def test_undo_goes_step_by_step(explorer):
+    """Back through each experiment to its very logits, and no further."""
+    seen = [explorer.array("npresnet.app.logits")]
+    for name, value in [("turn", 90), ("mirror", True), ("normalisation", "bgr"), ("size", 96)]:
+        seen.append(set_control(explorer, name, value))
+    assert len({logits.tobytes() for logits in seen}) == 5
+    for logits in seen[-2::-1]:
+        assert explorer.page.is_enabled("#undo")
+        explorer.page.click("#undo")
+        assert np.array_equal(explorer.run("npresnet.app.newest"), logits)
+    assert explorer.page.is_disabled("#undo") and explorer.page.is_disabled("#reset")
+
+
+@pytest.mark.slow
 def test_cover_and_paint(explorer, demo):
     pixels = np.array(prepared(demo, PHOTO.read_bytes())[0])
     covered, size = pixels.copy(), 40
