@@ -185,12 +185,12 @@ def _draft_size(draft: int | tuple[int, int]) -> tuple[int, int]:
     return pair
 
 
-def _lies(image: Image.Image) -> bool:
-    """Whether it is stored on its side."""
+def orientation(image: Image.Image) -> int:
+    """How it is stored, as EXIF counts: 1 upright, 5 to 8 on its side."""
     try:
-        return image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:               # damaged EXIF data; the pixels are fine
-        return False
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -3,7 +3,7 @@
 import { AgreementPanel } from "./agreement.js";
 import { AnswerPanel } from "./answer.js";
 import { largest } from "./colours.js";
-import { decodeBase64, el } from "./dom.js";
+import { decodeBase64 } from "./dom.js";
 import { Engine } from "./engine.js";
 import { ExperimentsPanel, NORMALISATIONS } from "./experiments.js";
 import { LayerPanel } from "./layer.js";
@@ -39,7 +39,7 @@ class App {
     this.panels = [this.photoPanel, panel(AnswerPanel, "answer-panel"),
                    panel(ExperimentsPanel, "experiments-panel"), panel(MapPanel, "map-panel"),
                    panel(LayerPanel, "layer-panel"), panel(WhyPanel, "why-panel"),
-                   panel(AgreementPanel, "agreement-panel"), this.tour];
+                   panel(AgreementPanel, "agreement-panel")];
     this.status = document.getElementById("status");
     this.bar = document.getElementById("progress");
   }
@@ -167,12 +167,12 @@ class App {
 
   // The answer, or the first layer that has something else than numbers.
   sayAnswer() {
-    const isFinite = ([, { data }]) => data.every(Number.isFinite);
-    if (isFinite([null, { data: this.logits }])) {
+    if (this.logits.every(Number.isFinite)) {
       const label = this.labels[this.order()[0]];
       this.say(t("status.done", { ms: Math.round(this.ms), label }));
     } else {
-      const [path] = [...this.activations].find((entry) => !isFinite(entry));
+      const broken = ([, { data }]) => !data.every(Number.isFinite);
+      const [path] = [...this.activations].find(broken);
       this.say(t("status.notFinite", { path }), true);
     }
   }
@@ -219,6 +219,11 @@ class App {
     return this.alter({ edits: { ...this.experiment.edits, ...changes } });
   }
 
+  // What the network does otherwise: see network.js.
+  change(changes) {
+    return this.alter({ change: { ...this.experiment.change, ...changes } });
+  }
+
   addMarks(marks) {
     return this.edit({ marks: [...this.experiment.edits.marks, ...marks] });
   }
@@ -227,7 +232,7 @@ class App {
   toggle(what) {
     const off = new Set(this.experiment.change.off);
     if (!off.delete(what)) off.add(what);
-    return this.alter({ change: { ...this.experiment.change, off } });
+    return this.change({ off });
   }
 
   preview(marks) {

@@ -6,7 +6,7 @@ import { el, number } from "./dom.js";
 const ENDS = { light: { negative: [16, 78, 160], zero: [250, 250, 248], positive: [186, 74, 0] },
                dark: { negative: [92, 168, 255], zero: [22, 24, 28], positive: [255, 160, 64] } };
 const NOT_A_NUMBER = [255, 0, 200];
-const SHADES = 256;                                        // colours on either side of zero
+const SHADES = 256;                                       // colours on either side of zero
 
 let table = null;
 
@@ -42,16 +42,21 @@ export function inkOn([r, g, b]) {
   return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#000" : "#fff";
 }
 
-// Draw one map [H, W], which begins at data[start], a pixel each. CSS makes it larger.
-export function drawMap(canvas, data, start, height, width, limit) {
+// Give a canvas so many pixels. rgb(i): the colour of pixel i; alpha(i): 0 … 255.
+export function fillPixels(canvas, width, height, rgb, alpha = () => 255) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d"), image = context.createImageData(width, height);
   for (let i = 0; i < width * height; i++) {
-    const [r, g, b] = colourOf(data[start + i], limit);
-    image.data.set([r, g, b, 255], 4 * i);
+    image.data.set(rgb(i), 4 * i);
+    image.data[4 * i + 3] = alpha(i);
   }
   context.putImageData(image, 0, 0);
+}
+
+// Draw one map [H, W], which begins at data[start], a pixel each. CSS makes it larger.
+export function drawMap(canvas, data, start, height, width, limit) {
+  fillPixels(canvas, width, height, (i) => colourOf(data[start + i], limit));
 }
 
 // The largest magnitude: the scale that all channels of a layer share.

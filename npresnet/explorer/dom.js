@@ -5,6 +5,18 @@
 export const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0],
                         ArrowDown: [1, 0] };
 
+// The pixel of a canvas that the pointer is on, [row, column]; dragged out of it, one beyond.
+export function pixelAt(canvas, event) {
+  const box = canvas.getBoundingClientRect();
+  return [Math.floor((event.clientY - box.top) / box.height * canvas.height),
+          Math.floor((event.clientX - box.left) / box.width * canvas.width)];
+}
+
+// The nearest of 0 … size − 1.
+export function within(n, size) {
+  return Math.max(0, Math.min(size - 1, n));
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 // el("button", { class: "tool", onclick: f, "aria-label": "…" }, "text", child, …)

@@ -25,17 +25,13 @@ export class ExperimentsPanel {
                                      (name) => t(`experiments.normalisation.${name}`));
     this.size = this.choice("size", SIZES, (value) => app.alter({ size: Number(value) }),
                             (size) => t("experiments.pixels", { size }));
-    this.raw = this.box("rawProjection", (on) => this.change({ rawProjection: on }));
-    this.normed = this.box("normedIdentity", (on) => this.change({ normedIdentity: on }));
+    this.raw = this.box("rawProjection", (on) => app.change({ rawProjection: on }));
+    this.normed = this.box("normedIdentity", (on) => app.change({ normedIdentity: on }));
     this.off = el("ul", { class: "chips" });
     root.append(el("div", { class: "form" }, ...this.turn.row, ...this.mirror.row,
                    ...this.normalisation.row,
                    ...this.size.row, ...this.raw.row, ...this.normed.row),
                 this.off, el("p", { class: "note" }, t("experiments.hint")));
-  }
-
-  change(changes) {
-    return this.app.alter({ change: { ...this.app.experiment.change, ...changes } });
   }
 
   choice(key, values, act, nameOf) {

@@ -2,7 +2,7 @@
 // channel, as pictures on one scale.
 
 import { colourBar, drawMap, largest } from "./colours.js";
-import { ARROWS, count, el, number, svg } from "./dom.js";
+import { ARROWS, count, el, number, pixelAt, svg, within } from "./dom.js";
 import { normOf } from "./network.js";
 import { batchNorm } from "./ops.js";
 import { t } from "./text.js";
@@ -144,10 +144,8 @@ class LargeMap {
   }
 
   placeOf(event) {
-    const box = this.canvas.getBoundingClientRect();
-    const within = (n, size) => Math.max(0, Math.min(size - 1, n));
-    return [within(Math.floor((event.clientY - box.top) / box.height * this.h), this.h),
-            within(Math.floor((event.clientX - box.left) / box.width * this.w), this.w)];
+    const [row, column] = pixelAt(this.canvas, event);
+    return [within(row, this.h), within(column, this.w)];
   }
 
   look(place) {
@@ -178,8 +176,7 @@ class LargeMap {
       const [down, right] = ARROWS[event.key], { chosen } = this.app;
       const start = chosen ? [chosen.row, chosen.column] : [this.h >> 1, this.w >> 1];
       const [row, column] = this.at ?? start;
-      this.look([Math.max(0, Math.min(this.h - 1, row + down)),
-                 Math.max(0, Math.min(this.w - 1, column + right))]);
+      this.look([within(row + down, this.h), within(column + right, this.w)]);
     } else if (event.key === "Enter" && this.at) {
       this.ask(this.at);
     } else {
@@ -192,7 +189,7 @@ class LargeMap {
 // --- what is shown of a layer --------------------------------------------------------------------
 
 // The tensor that a view shows: the output, or what the layer is made of.
-export function viewed(app, layer, view) {
+function viewed(app, layer, view) {
   const input = (i) => app.activations.get(layer.inputs[i]);
   if (view === "input" || view === "branch") return input(0);
   if (view === "before") return batchNorm(input(0), normOf(app.params, layer.path));
@@ -213,10 +210,10 @@ export function inputOf(app, { path, inputs: [input] }) {
   return start && app.experiment.change.rawProjection ? app.layer(input).inputs[0] : input;
 }
 
-function numbersOf({ kind, from: [c, h, w], shape: [k, p, q], kernel = 1, stride = 1, padding = 0,
-                     leftover = 0 }) {
+function numbersOf({ kind, from: [c, h, w], shape: [k, p, q], kernel, stride, padding, leftover,
+                     stops }) {
   return { kind, k, p, q, c, h, w, kernel, stride, padding, leftover, lastC: c - 1,
-           lastKernel: kernel - 1, exact: (h + 2 * padding - kernel) / stride + 1, pixels: h * w };
+           lastKernel: kernel - 1, exact: stops, pixels: h * w };
 }
 
 function range(data) {
@@ -228,7 +225,8 @@ function range(data) {
   return { low: number(low), high: number(high) };
 }
 
-function zeros(data) {
+// Their share.
+export function zeros(data) {
   return data.reduce((sum, value) => sum + (value === 0 ? 1 : 0), 0) / data.length;
 }
 
@@ -248,14 +246,14 @@ export function deltaOf(app, path) {
 // How a kernel moves along one axis: padding, pixels, stops, and what is left over at the end.
 function sizeFigure(layer) {
   const { from: [, h], kernel, stride, padding, leftover } = layer, all = h + 2 * padding;
-  const unit = 100 / all, stops = layer.shape[1], parts = [];
+  const unit = 100 / all, last = layer.shape[1] - 1, parts = [];
   const bar = (kind, from, size, y, height) => parts.push(svg("rect", {
     class: kind, x: from * unit, width: Math.max(size * unit, 0.2), y, height }));
   bar("axis-pixels", padding, h, 0, 4);
   if (padding) bar("axis-padding", 0, padding, 0, 4);
   if (padding) bar("axis-padding", padding + h, padding, 0, 4);
   if (leftover) bar("axis-left", all - leftover, leftover, 0, 4);
-  const drawn = [...new Set([0, 1, 2, stops - 1])].filter((stop) => stop >= 0 && stop < stops);
+  const drawn = [...new Set([0, 1, 2, last])].filter((stop) => stop <= last);
   drawn.forEach((stop, i) => bar("axis-stop", stop * stride, kernel, 5 + (i % 2) * 2.2, 1.6));
   const text = t(leftover ? "layer.sizeLeft" : "layer.size", numbersOf(layer));
   return el("figure", { class: "axis" },

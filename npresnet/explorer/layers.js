@@ -1,10 +1,13 @@
 // The network as data: for every layer what it reads, how large it is, and what it costs. The twin
 // of npresnet/graph.py, drawn from a file's tensors; the map and the explanations follow it.
 //
-// A layer: {path, kind, inputs, kernel, stride, padding, from, shape, leftover, parameters, macs,
-// field}. kind: conv, norm, maxPool, avgPool, block, stage, globalPool, classifier. from, shape:
-// [C, H, W] of the first input and of the output. leftover: pixels at the end of an axis that no
-// stop reaches. field: what one output pixel sees of the picture, {size, step, start}: pixel p sees
+// A layer: {path, kind, inputs, kernel, stride, padding, from, shape, stops, leftover, parameters,
+// macs, field}.
+// kind: conv, norm, maxPool, avgPool, block, stage, globalPool, classifier.
+// from, shape: [C, H, W] of the first input and of the output.
+// stops: of a kernel along an axis, with the fraction that is cut off. leftover: pixels at the end
+// that no stop reaches.
+// field: what one output pixel sees of the picture, {size, step, start}: pixel p sees
 // [start + p·step, start + p·step + size − 1]; null: all of it.
 
 import { describe } from "./network.js";
@@ -106,7 +109,8 @@ class Builder {
     const sizeOf = (n) => kind === "avgPool" ? Math.ceil(n / 2)
       : outputSize(n, kernel, stride, padding);
     const leftover = kind === "avgPool" ? 0 : (h + 2 * padding - kernel) % stride;
-    return this.add({ path, kind, inputs: [x], kernel, stride, padding, leftover,
+    const stops = (h + 2 * padding - kernel) / stride + 1;
+    return this.add({ path, kind, inputs: [x], kernel, stride, padding, leftover, stops,
                       shape: [channels, sizeOf(h), sizeOf(w)],
                       field: { size: field.size + (kernel - 1) * field.step,
                                step: field.step * stride,

@@ -1,7 +1,7 @@
 // The network as a picture: one row a block, the convolutions and norms of its branch from left to
 // right, and its shortcut below, up to the sum. Every layer is a button with its output in small.
 
-import { drawMap } from "./colours.js";
+import { drawMap, isDark } from "./colours.js";
 import { el } from "./dom.js";
 import { t } from "./text.js";
 
@@ -28,8 +28,7 @@ export class MapPanel {
     const wanted = text.trim().toLowerCase();
     if (!wanted) return;
     const paths = this.app.layers.map(({ path }) => path);
-    const short = (path) => path.replace("stages.", "").replace(".blocks.", ".");
-    const path = paths.find((p) => p === wanted || short(p) === wanted)
+    const path = paths.find((p) => p === wanted || shortened(p) === wanted)
       ?? paths.find((p) => p.includes(wanted));
     this.missing.textContent = path ? "" : t("map.notFound", { text });
     if (path) this.app.select(path);
@@ -42,7 +41,8 @@ export class MapPanel {
       const node = this.nodes.get(this.shown).button;     // in one column it would move the page
       if (matchMedia("(min-width: 1181px)").matches) node.scrollIntoView({ block: "nearest" });
     }
-    for (const [path, { button, canvas }] of this.nodes) this.update(path, button, canvas);
+    for (const [path, { button }] of this.nodes) this.update(path, button);
+    this.paint();
     const { rawProjection, normedIdentity } = this.app.experiment.change;
     for (const { tag, projects } of this.tags) {
       const raw = projects ? rawProjection : !normedIdentity;
@@ -78,9 +78,8 @@ export class MapPanel {
     const tag = el("span", { class: "tag" });
     this.tags.push({ tag, projects: side.length > 0 });
     const nodes = (some) => some.map((layer) => this.node(layer, name));
-    const short = name.replace("stages.", "").replace(".blocks.", ".");
     return el("div", { class: `row block-row ${side.length ? "projects" : "identity"}` },
-              el("span", { class: "row-name" }, short),
+              el("span", { class: "row-name" }, shortened(name)),
               el("div", { class: "branch" }, ...nodes(branch)),
               el("div", { class: "shortcut" }, tag, ...nodes(side)),
               el("div", { class: "sum" }, this.node(sum, name)));
@@ -103,15 +102,24 @@ export class MapPanel {
     return button;
   }
 
-  update(path, button, canvas) {
+  update(path, button) {
     const { app } = this, selected = app.selected === path;
     button.setAttribute("aria-current", String(selected));
     button.tabIndex = selected ? 0 : -1;
     button.classList.toggle("off", app.experiment.change.off.has(path));
-    const y = app.activations.get(path);
-    if (!y) return;
-    const { data, height, width } = summary(y);
-    drawMap(canvas, data, 0, height, width, 1);
+  }
+
+  // The small pictures: again only after a run, or where the colours have changed.
+  paint() {
+    const { activations } = this.app, dark = isDark();
+    if (this.painted?.nodes === this.nodes && this.painted.activations === activations
+        && this.painted.dark === dark) return;
+    this.painted = { nodes: this.nodes, activations, dark };
+    for (const [path, { canvas }] of this.nodes) {
+      if (!activations.has(path)) continue;
+      const { data, height, width } = summary(activations.get(path));
+      drawMap(canvas, data, 0, height, width, 1);
+    }
   }
 
   pick(path) {
@@ -133,6 +141,11 @@ export class MapPanel {
     this.app.select(paths[next]);
     this.nodes.get(paths[next]).button.focus();
   }
+}
+
+// "stages.2.blocks.0.conv1" → "2.0.conv1", as the rows are named.
+function shortened(path) {
+  return path.replace("stages.", "").replace(".blocks.", ".");
 }
 
 // All channels in one map: the root of the sum of squares at each pixel, spread from 0 to 1. The

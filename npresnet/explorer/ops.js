@@ -8,7 +8,7 @@
 
 import { t } from "./text.js";
 
-export const EPS = 1e-5;                                  // of batch norm, as PyTorch's default
+const EPS = 1e-5;                                  // of batch norm, as PyTorch's default
 
 export function tensor(shape, data) {
   return { shape, data: data ?? new Float32Array(shape.reduce((a, b) => a * b, 1)) };

@@ -1,7 +1,7 @@
 // The photograph as the network sees it: decoding, what experiments do to its pixels, its panel.
 
-import { colourOf } from "./colours.js";
-import { ARROWS, el, svg } from "./dom.js";
+import { colourOf, fillPixels } from "./colours.js";
+import { ARROWS, el, pixelAt, svg, within } from "./dom.js";
 import { PIXELS, seenBy } from "./layers.js";
 import { overWhite } from "./preprocessing.js";
 import { t } from "./text.js";
@@ -33,17 +33,17 @@ export const UNTOUCHED = { mirror: false, turn: 0, marks: [] };
 // of the picture on which it was made.
 export function applyEdits(pixels, { mirror, turn, marks }) {
   const out = { ...pixels, data: Uint8Array.from(pixels.data) };
-  if (mirror) fillFrom(out, pixels, (row, column) => [row, pixels.width - 1 - column]);
+  if (mirror) exchangeSides(out, pixels);
   if (turn % 360) rotate(out, turn);
   for (const mark of marks) stamp(out, mark);
   return out;
 }
 
-function fillFrom(out, pixels, place) {
-  for (let row = 0; row < out.height; row++) {
-    for (let column = 0; column < out.width; column++) {
-      const [i, j] = place(row, column), from = 3 * (i * pixels.width + j);
-      out.data.set(pixels.data.subarray(from, from + 3), 3 * (row * out.width + column));
+function exchangeSides(out, { width, height, data }) {
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      const from = 3 * (row * width + width - 1 - column);
+      out.data.set(data.subarray(from, from + 3), 3 * (row * width + column));
     }
   }
 }
@@ -109,7 +109,8 @@ export class PhotoPanel {
                    this.sizeLabel = el("label", { for: "tool-size" }, t("photo.size")), this.size,
                    this.colourLabel = el("label", { for: "tool-colour" }, t("photo.colour")),
                    this.colour));
-    this.canvas.addEventListener("pointermove", (event) => this.move(this.placeOf(event), event));
+    this.canvas.addEventListener("pointermove", (event) =>
+      this.move(pixelAt(this.canvas, event), event));
     this.canvas.addEventListener("pointerdown", (event) => this.press(event));
     this.canvas.addEventListener("pointerup", () => this.release());
     this.canvas.addEventListener("pointerleave", () => this.leave());
@@ -120,15 +121,8 @@ export class PhotoPanel {
   render() {
     const { pixels, photoName: name } = this.app, tool = this.tool.value;
     if (!pixels) return;
-    this.canvas.width = pixels.width;
-    this.canvas.height = pixels.height;
-    const context = this.canvas.getContext("2d");
-    const image = context.createImageData(pixels.width, pixels.height);
-    for (let i = 0; i < pixels.width * pixels.height; i++) {
-      image.data.set(pixels.data.subarray(3 * i, 3 * i + 3), 4 * i);
-      image.data[4 * i + 3] = 255;
-    }
-    context.putImageData(image, 0, 0);
+    fillPixels(this.canvas, pixels.width, pixels.height,
+               (i) => pixels.data.subarray(3 * i, 3 * i + 3));
     this.canvas.classList.toggle("drawn-on", tool !== "look");
     this.canvas.setAttribute("aria-label", t("photo.label", { name, size: pixels.width }));
     this.size.hidden = this.sizeLabel.hidden = tool === "look";
@@ -144,13 +138,8 @@ export class PhotoPanel {
     this.canvas.classList.toggle("grey", Boolean(map));
     if (!map) return;
     const [height, width] = map.shape, small = new OffscreenCanvas(width, height);
-    const context = small.getContext("2d"), image = context.createImageData(width, height);
-    for (let i = 0; i < map.data.length; i++) {
-      const share = Math.min(1, Math.abs(map.data[i]) / map.limit);
-      image.data.set(colourOf(Math.sign(map.data[i]), 1), 4 * i);
-      image.data[4 * i + 3] = 210 * share;
-    }
-    context.putImageData(image, 0, 0);
+    fillPixels(small, width, height, (i) => colourOf(Math.sign(map.data[i]), 1),
+               (i) => 210 * Math.min(1, Math.abs(map.data[i]) / map.limit));
     const { width: w, height: h } = this.app.pixels;
     this.heat.width = w;
     this.heat.height = h;
@@ -197,12 +186,6 @@ export class PhotoPanel {
     return this.tool.value === "look" ? 0.5 : Number(this.size.value) / 2;
   }
 
-  placeOf(event) {
-    const box = this.canvas.getBoundingClientRect();
-    return [Math.floor((event.clientY - box.top) / box.height * this.canvas.height),
-            Math.floor((event.clientX - box.left) / box.width * this.canvas.width)];
-  }
-
   mark([row, column]) {
     const of = this.app.pixels.width;
     if (this.tool.value === "cover") return { square: Number(this.size.value), row, column, of };
@@ -223,7 +206,7 @@ export class PhotoPanel {
 
   press(event) {
     this.canvas.setPointerCapture?.(event.pointerId);
-    this.cursor = this.placeOf(event);
+    this.cursor = pixelAt(this.canvas, event);
     this.act();
   }
 
@@ -260,8 +243,7 @@ export class PhotoPanel {
     if (event.key in ARROWS) {
       const step = event.shiftKey ? 1 : 8, [down, right] = ARROWS[event.key];
       const [row, column] = this.cursor ?? [width / 2, width / 2];
-      const within = (n) => Math.max(0, Math.min(width - 1, n));
-      this.move([within(row + step * down), within(column + step * right)]);
+      this.move([within(row + step * down, width), within(column + step * right, width)]);
     } else if ((event.key === "Enter" || event.key === " ") && this.cursor) {
       this.act();
       this.release();

@@ -25,7 +25,7 @@ export function overWhite({ width, height, data }) {
 }
 
 // The size before the cut: the short edge becomes ⌊size / crop⌋, the long edge keeps the ratio.
-export function resizedSize(width, height, size, cropPct) {
+function resizedSize(width, height, size, cropPct) {
   const short = Math.floor(size / cropPct);
   const long = Math.floor(short * Math.max(width, height) / Math.min(width, height));
   return width <= height ? [short, long] : [long, short];
@@ -62,7 +62,7 @@ export function scale({ width, height, data }, { mean, std }, order = [0, 1, 2])
   return x;
 }
 
-export function halfToEven(value) {
+function halfToEven(value) {
   const below = Math.floor(value), rest = value - below;
   return rest > 0.5 || (rest === 0.5 && below % 2 !== 0) ? below + 1 : below;
 }
@@ -70,7 +70,7 @@ export function halfToEven(value) {
 // Pillow's bicubic, antialiased: two passes, each rounded to bytes. Their order shows in the last
 // bit. Until version 12 it was always across, then down. 13 goes down first where rows are saved
 // for less than two columns each; this rule was found by trying 5,000 sizes.
-export function resize(picture, width, height, downFirst = true) {
+function resize(picture, width, height, downFirst = true) {
   const columns = picture.width - width, rows = picture.height - height;
   return downFirst && rows > 0 && 2 * columns < rows
     ? across(down(picture, height), width)

@@ -77,7 +77,7 @@ function numbers(bytes, dtype) {
 }
 
 // 16 bits: a sign, 5 of the exponent, 10 of the fraction.
-export function decodeFloat16(bits) {
+function decodeFloat16(bits) {
   const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
   if (exponent === 0) return sign * fraction * 2 ** -24;
   if (exponent === 31) return fraction ? NaN : sign * Infinity;

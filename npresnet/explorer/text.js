@@ -14,7 +14,7 @@ export function fillText(root) {
   }
 }
 
-export const TEXT = {
+const TEXT = {
   "page.title": "npresnet: the explorer",
   "page.lead": "A real network of fifty layers runs on this page. Change something, and see its "
     + "answer move; ask any number why it is what it is.",

@@ -2,6 +2,7 @@
 // up, asks, and then lets the network give the answer: nothing about it is written down.
 
 import { count, el, number, percent } from "./dom.js";
+import { zeros } from "./layer.js";
 import { PIXELS, seenBy } from "./layers.js";
 import { t } from "./text.js";
 
@@ -22,7 +23,7 @@ const STEPS = [
   { id: "relu", chapter: 5, begin: (app) => app.select(`${FIRST}.norm1`),
     reveal: (app) => {
       const { data } = app.activations.get(`${FIRST}.norm1`);
-      const share = data.reduce((sum, value) => sum + (value === 0), 0) / data.length;
+      const share = zeros(data);
       app.select(`${FIRST}.norm1`, "before");
       return { right: share < 0.25 ? 0 : share < 0.75 ? 1 : 2, share: percent(share, 0) };
     } },
@@ -35,13 +36,12 @@ const STEPS = [
     } },
   { id: "spare", chapter: 6, begin: (app) => app.select(spareBlock(app)),
     reveal: async (app) => {
-      const off = new Set([spareBlock(app)]);             // also if it is asked for again
-      await app.alter({ change: { ...app.experiment.change, off } });
+      await app.change({ off: new Set([spareBlock(app)]) });      // also if it is asked for again
       return afterwards(app);
     } },
   { id: "raw", chapter: 6, begin: (app) => app.select(firstProjection(app)),
     reveal: async (app) => {
-      await app.alter({ change: { ...app.experiment.change, rawProjection: true } });
+      await app.change({ rawProjection: true });
       return afterwards(app);
     } },
   { id: "mirror", chapter: 1, begin: (app) => app.select("head.fc"),
@@ -92,9 +92,8 @@ function selectFirst(app) {
   app.select(app.layers[0].path);
 }
 
-function kernelOf({ layers: [{ shape, from: [channels, size], kernel, padding, stride }] }) {
-  return { size, kernel, padding, stops: shape[1], more: shape[1] + 1,
-           exact: (size + 2 * padding - kernel) / stride + 1, channels,
+function kernelOf({ layers: [{ shape, from: [channels, size], kernel, padding, stops }] }) {
+  return { size, kernel, padding, stops: shape[1], more: shape[1] + 1, exact: stops, channels,
            area: kernel * kernel, count: channels * kernel * kernel };
 }
 
@@ -126,6 +125,7 @@ function brightest({ shape: [, h, w], data }, channel) {
   return { row: Math.floor(best / w), column: best % w };
 }
 
+// It changes by its own buttons alone.
 export class TourPanel {
   constructor(app, root) {
     this.app = app;
@@ -133,8 +133,6 @@ export class TourPanel {
     this.index = 0;
     root.hidden = true;
   }
-
-  render() {}                                             // it changes by its own buttons alone
 
   begin() {
     this.root.hidden = false;
