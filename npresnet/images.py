@@ -10,7 +10,7 @@ import ctypes
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -50,7 +50,7 @@ def load_image(source: Source, *, draft: int | tuple[int, int] | None = None) ->
     enough = None if draft is None else _draft_size(draft)
     name = name_of(source)
     try:
-        with _READING.quiet():
+        with quietly():
             if isinstance(source, Image.Image):
                 return _from_pillow(source)
             if hasattr(source, "__array__") and not isinstance(source, (str, bytes)):
@@ -142,6 +142,11 @@ _READING = _Reading()
 _SILENT: Any = ("ignore", None, Warning, _READING, 0)
 
 
+def quietly() -> AbstractContextManager[None]:
+    """Pillow's warnings stay out of the way meanwhile, in this thread alone."""
+    return _READING.quiet()
+
+
 def _from_file(file: BinaryIO, enough: tuple[int, int] | None) -> Image.Image:
     """The first frame of a picture file. Raises whatever a decoder may raise."""
     try:
@@ -191,6 +196,11 @@ def orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ORIENTATION, 1))
     except Exception:               # damaged EXIF data; the pixels are fine
         return 1
+
+
+def _lies(image: Image.Image) -> bool:
+    """Whether it is stored on its side."""
+    return orientation(image) in (5, 6, 7, 8)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -92,6 +92,15 @@ def test_the_page_has_the_picture_that_python_read(browser, tmp_path, demo, name
     explorer.page.close()
 
 
+@pytest.mark.parametrize("kind, exif", [
+    ("PNG", b"MM\0*\xff\xff\xff\xff"), ("WEBP", b"XX\0*\xff\xff\xff\xff")])
+def test_damaged_exif_data_is_no_reason_to_refuse(recwarn, kind, exif):
+    """Nor to warn: the pixels are fine."""
+    data = saved(Image.fromarray(awkward_picture(40, 30)), kind, exif=b"Exif\0\0" + exif)
+    assert base64.b64encode(data).decode() in make_page(data)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 @pytest.mark.parametrize("make", [Image.fromarray, np.asarray])
 def test_pictures_that_are_no_files(make):
     """A Pillow picture and an array: the page holds exactly their pixels."""

@@ -67,6 +67,12 @@ def test_the_command(tmp_path):
     assert page.stat().st_size < 8e6 and "a.png" in page.read_text("utf-8")
     done = run("explore", picture, "-o", page)
     assert done.returncode == 2 and b"--overwrite" in done.stderr
+    before = picture.read_bytes()
+    (tmp_path / "link.html").symlink_to(picture)
+    for target in (picture, tmp_path / "link.html"):
+        done = run("explore", picture, "-o", target, "--overwrite")
+        assert done.returncode == 2 and b"is one of the pictures themselves" in done.stderr
+    assert picture.read_bytes() == before
     picture.write_text("no picture")
     done = run("explore", picture, "-o", tmp_path / "b.html")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and b"a.png" in done.stderr

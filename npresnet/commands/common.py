@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from ..backend import BACKENDS, REFERENCE, choose_backend, quickest
+from ..errors import ImageError, printable
 
 if TYPE_CHECKING:
     from ..model import ResNetV2
@@ -46,6 +48,38 @@ def picture_size(edges: list[int] | None) -> tuple[int, int] | None:
     if edges and len(edges) > 2:
         raise UsageError("--size takes one edge, or height and width")
     return (edges[0], edges[-1]) if edges else None
+
+
+# --- files that are written -----------------------------------------------------------------------
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from all others on the machine; None if there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def refusal(path: str, pictures: set[tuple[int, int] | None], overwrite: bool) -> str | None:
+    """Why `path` mustn't be written, or None. pictures: the identities of what was given."""
+    found = identity(path)
+    if found is not None and found in pictures:
+        return f"{printable(path)}: is one of the pictures themselves; choose another --output"
+    if os.path.lexists(path) and not overwrite:
+        return f"{printable(path)}: is there already; --overwrite replaces it"
+    return None
+
+
+def write_output(path: str, data: bytes) -> None:
+    """Write a file whole. Raises ImageError, which names it, if it can't be written."""
+    from ..weights import write_whole
+
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise ImageError(f"{printable(path)}: can't be written ({error.strerror})") from None
 
 
 # --- models ---------------------------------------------------------------------------------------

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ImageError, WeightsError, printable
-from .common import DONE, FAILED, UsageError, add_model, model_options, positive, print_json
+from .common import (
+    DONE,
+    FAILED,
+    UsageError,
+    add_model,
+    identity,
+    model_options,
+    positive,
+    print_json,
+    refusal,
+    write_output,
+)
 from .pictures import Picture, add_pictures, find_pictures, report
 
 if TYPE_CHECKING:
@@ -133,15 +144,10 @@ def write(names: Names, file: str, label: Label, found: dict, picture: Image.Ima
 
     Raises ImageError if it can't be written.
     """
-    from ..weights import write_whole
-
     path = names.choose(file, label)
     data = io.BytesIO()
     picture.save(data, "PNG")
-    try:
-        write_whole(path, data.getvalue())
-    except OSError as error:
-        raise ImageError(f"{printable(path)}: can't be written ({error.strerror})") from None
+    write_output(path, data.getvalue())
     found |= dict(wnid=label.wnid, label=label.name, png=path)
 
 
@@ -153,7 +159,7 @@ class Names:
 
     def __init__(self, args: argparse.Namespace, files: list[str], count: int):
         self.args, self.taken = args, set[str]()
-        self.pictures = {identity(file) for file in files} - {None}
+        self.pictures = {identity(file) for file in files}
         self.single = args.output.lower().endswith(".png") and not os.path.isdir(args.output)
         if self.single and len(files) * count > 1:
             raise UsageError(f"--output {printable(args.output)} is one file, for "
@@ -176,18 +182,7 @@ class Names:
                         if name.casefold() not in self.taken)
             self.taken.add(name.casefold())
             path = os.path.join(self.args.output, name)
-        if identity(path) in self.pictures:
-            raise ImageError(f"{printable(path)}: is one of the pictures themselves; choose "
-                             "another --output")
-        if os.path.lexists(path) and not self.args.overwrite:
-            raise ImageError(f"{printable(path)}: is there already; --overwrite replaces it")
+        why_not = refusal(path, self.pictures, self.args.overwrite)
+        if why_not:
+            raise ImageError(why_not)
         return path
-
-
-def identity(path: str) -> tuple[int, int] | None:
-    """What tells a file from all others on the machine; None if there is none."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino

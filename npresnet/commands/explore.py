@@ -4,8 +4,8 @@ from __future__ import annotations
 import argparse
 import os
 
-from ..errors import ImageError, printable
-from .common import DONE, UsageError
+from ..errors import printable
+from .common import DONE, UsageError, identity, refusal, write_output
 
 HELP = "write a page on which the network runs, to look into and to experiment with"
 EXAMPLES = ("npresnet explore photo.jpg -o page.html", "npresnet explore")
@@ -23,15 +23,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is."""
     from ..explorer import make_page
-    from ..weights import write_whole
 
-    output = args.output
-    if os.path.lexists(output) and not args.overwrite:
-        raise UsageError(f"--output {printable(output)}: is there already; --overwrite replaces it")
+    pictures = set() if args.photo is None else {identity(args.photo)}
+    why_not = refusal(args.output, pictures, args.overwrite)
+    if why_not:
+        raise UsageError(f"--output {why_not}")
     page = make_page(args.photo, args.photo and os.path.basename(args.photo))
-    try:
-        write_whole(output, page.encode("utf-8"))
-    except OSError as error:
-        raise ImageError(f"{printable(output)}: can't be written ({error.strerror})") from None
-    print(f"{printable(output)}: open it in a browser")
+    write_output(args.output, page.encode("utf-8"))
+    print(f"{printable(args.output)}: open it in a browser")
     return DONE

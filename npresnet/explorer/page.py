@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..data import create_transform, resolve_model_data_config
 from ..demo import WEIGHTS
-from ..images import load_image
+from ..images import load_image, orientation, quietly
 from ..labels import imagenet_labels, model_labels
 from ..model import create_model
 from ..sources import Source, open_source
@@ -38,7 +38,6 @@ PLACES = 256                                                      # of a layer t
 LARGEST_PHOTO = 2_000_000                                         # bytes of it in the page
 LONGEST = 1200                                                    # pixels, if it is larger
 AS_THEY_ARE = {"JPEG", "PNG", "WEBP"}                             # read as Pillow does
-ORIENTATION = 0x0112                                              # the EXIF tag
 
 
 def make_page(photo: Source | None = None, name: str | None = None) -> str:
@@ -94,10 +93,10 @@ def embedded(photo: Source) -> tuple[bytes, Image.Image]:
 
 
 def _read_alike(data: bytes) -> bool:
-    with Image.open(io.BytesIO(data)) as image:
+    with quietly(), Image.open(io.BytesIO(data)) as image:
         deep = image.mode.startswith(("I", "F")) or image.mode == "CMYK"
         # Chromium turns no WebP upright, and of a moving PNG it may take another picture.
-        turned = image.format != "JPEG" and image.getexif().get(ORIENTATION, 1) != 1
+        turned = image.format != "JPEG" and orientation(image) != 1
         moving = getattr(image, "is_animated", False)
         return image.format in AS_THEY_ARE and not (deep or turned or moving)
 
