@@ -1,6 +1,7 @@
 """A real Chromium for the tests of the explorer, and what they ask its page for.
 
-Its policy forbids evaluating text from inside the page; Playwright's `evaluate` comes from outside.
+The fixtures work in every test file that imports their functions. The policy of the page
+forbids evaluating text from inside it; Playwright's `evaluate` comes from outside.
 """
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from PIL import Image
 
 import npresnet
 from npresnet.explorer import make_page
+from npresnet.variants import VARIANTS
 
+LAYERS, LOGITS = 1e-4, 5e-5                                       # limits of Δ
 AS_OPENED = """async () => {
   const { app } = npresnet;
   if (!app.tour.root.hidden) app.tour.close();
@@ -132,6 +136,71 @@ class Explorer:
         self.page.evaluate(AS_OPENED)
 
 
+# --- fixtures -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="browser", scope="module")
+def browser_fixture():
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(name="folder", scope="module")
+def folder_fixture(tmp_path_factory) -> Path:
+    """It holds page.html, the page with the photograph that ships."""
+    found = tmp_path_factory.mktemp("explorer")
+    (found / "page.html").write_text(shipped_page(), "utf-8")
+    return found
+
+
+@pytest.fixture(name="url", scope="module")
+def url_fixture(folder) -> str:
+    return (folder / "page.html").as_uri()
+
+
+@pytest.fixture(name="shared", scope="module")
+def shared_fixture(browser, url):
+    """One page for tests that don't mind what the one before has opened."""
+    explorer = Explorer(browser, url)
+    yield explorer
+    assert explorer.said == []
+
+
+@pytest.fixture(name="opened", scope="module")
+def opened_fixture(browser, url):
+    return Explorer(browser, url)
+
+
+@pytest.fixture(name="explorer")
+def explorer_fixture(opened):
+    """A page as it is when it is opened: the same one, without what the test before did."""
+    yield opened
+    opened.put_back()
+
+
+@pytest.fixture(name="demo", scope="module")
+def demo_fixture():
+    return npresnet.create_model("demo", pretrained=True, backend="numpy")
+
+
+# --- numbers and pictures -------------------------------------------------------------------------
+
+
+def agrees(got: np.ndarray, want: np.ndarray) -> None:
+    """Logits of the page, against those of Python or PyTorch."""
+    delta = np.abs(got - want.ravel()).max() / np.abs(want).max()
+    print(f"Δ of the logits: {delta:.1e}")
+    assert delta <= LOGITS
+
+
+def narrow_model(monkeypatch, name: str, depths: tuple[int, ...] | None = None):
+    """A member of the family at an eighth of its width, for seven classes → (variant, model)."""
+    variant = VARIANTS[name]
+    variant = replace(variant, name="narrow", width=0.125, depths=depths or variant.depths)
+    monkeypatch.setitem(VARIANTS, "narrow", variant)
+    return variant, npresnet.create_model("narrow", num_classes=7, backend="numpy")
+
+
 def largest_delta(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> float:
     """The largest Δ of any layer. The paths have to be the same, in order."""
     assert list(got) == list(want)
@@ -154,7 +223,13 @@ def prepared(model, data: bytes, **changes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None, **options) -> bytes:
+    """The bytes of a picture file with these pixels."""
+    image = Image.fromarray(pixels)
+    return saved(image.convert(mode) if mode else image, kind, **options)
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
     """The bytes of a picture file."""
-    image, file = Image.fromarray(pixels), io.BytesIO()
-    (image.convert(mode) if mode else image).save(file, kind, **options)
+    file = io.BytesIO()
+    image.save(file, kind, **options)
     return file.getvalue()

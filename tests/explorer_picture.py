@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -26,18 +24,15 @@ STATE = """async () => {
 
 
 def main() -> None:
-    from npresnet.explorer import make_page
+    from explorer_browser import chromium, shipped_page
 
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         page_file = Path(folder) / "explorer.html"
-        page_file.write_text(make_page(), "utf-8")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page_file.write_text(shipped_page(), "utf-8")
         page = browser.new_page(viewport={"width": 1440, "height": 960})
         page.goto(page_file.as_uri())
         page.evaluate(STATE)
         picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-        browser.close()
     picture.save(TARGET, quality=82, optimize=True)
     print(f"{TARGET.name}: {picture.width}×{picture.height}, {TARGET.stat().st_size:,} bytes")
 

@@ -1,13 +1,27 @@
 """The explorer's numbers, in a real browser: every layer, every pixel, every sum."""
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from explorer_browser import Explorer, chromium, encoded, largest_delta, prepared, shipped_page
+from explorer_browser import (
+    LAYERS,
+    Explorer,
+    agrees,
+    browser_fixture,
+    demo_fixture,
+    encoded,
+    explorer_fixture,
+    folder_fixture,
+    largest_delta,
+    narrow_model,
+    opened_fixture,
+    prepared,
+    shared_fixture,
+    url_fixture,
+)
 from helpers import awkward_picture, random_state
 from PIL import Image
 from safetensors.torch import save_file
@@ -15,50 +29,10 @@ from safetensors.torch import save_file
 import npresnet
 from npresnet.explorer.page import PHOTO, goes_down_first
 from npresnet.graph import build_graph
-from npresnet.variants import VARIANTS
 
 pytestmark = pytest.mark.slow
-LAYERS, LOGITS = 1e-4, 5e-5                                       # limits of Δ
 TRACED = ("noise", "black", "white", "one pixel", "thin")         # of the others: pixels, logits
 FAMILY = {"18": "resnetv2_18", "50": "resnetv2_50", "34d": "resnetv2_34d", "50t": "resnetv2_50t"}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(shipped_page(), "utf-8")
-    return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return npresnet.create_model("demo", pretrained=True, backend="numpy")
-
-
-@pytest.fixture(scope="module")
-def shared(browser, url):
-    """One page for tests that leave nothing behind but another photograph."""
-    explorer = Explorer(browser, url)
-    yield explorer
-    assert explorer.said == []
-
-
-@pytest.fixture(scope="module")
-def opened(browser, url):
-    return Explorer(browser, url)
-
-
-@pytest.fixture
-def explorer(opened):
-    """A page with the shipped photograph and the demo, as it is when it is opened."""
-    yield opened
-    opened.put_back()
 
 
 @cache
@@ -99,7 +73,7 @@ def test_awkward_pictures(shared, demo, name):
     if name in TRACED:
         assert largest_delta(shared.trace(), demo.trace(x)) <= LAYERS
     final = demo(x)[0]
-    assert np.abs(logits - final).max() / np.abs(final).max() <= LOGITS
+    agrees(logits, final)
     assert np.array_equal(np.argsort(-logits)[:5], np.argsort(-final)[:5])
 
 
@@ -128,9 +102,7 @@ def other(browser, url):
     ("50", torch.float16), ("18", torch.bfloat16), ("50t", torch.float64)])
 def test_other_networks(other, tmp_path, monkeypatch, name, dtype):
     """Opened from a file: drawn by its header, and computed."""
-    variant = replace(VARIANTS[FAMILY[name]], name="narrow", width=0.125)
-    monkeypatch.setitem(VARIANTS, "narrow", variant)
-    model = npresnet.create_model("narrow", num_classes=7, backend="numpy")
+    variant, model = narrow_model(monkeypatch, FAMILY[name])
     shapes = build_graph(variant, num_classes=7).parameter_shapes()
     path = tmp_path / "narrow.safetensors"
     save_file({key: torch.tensor(array).to(dtype) if array.dtype == np.float32

@@ -7,7 +7,18 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from explorer_browser import Explorer, chromium, largest_delta, prepared, shipped_page
+from explorer_browser import (
+    LAYERS,
+    agrees,
+    browser_fixture,
+    demo_fixture,
+    explorer_fixture,
+    folder_fixture,
+    largest_delta,
+    opened_fixture,
+    prepared,
+    url_fixture,
+)
 from PIL import Image
 from torch_twin import TorchResNetV2
 
@@ -15,7 +26,6 @@ import npresnet
 from npresnet.explorer.page import PHOTO
 
 pytestmark = pytest.mark.slow
-LAYERS, LOGITS = 1e-4, 5e-5                                       # limits of Δ
 STATISTICS = {
     "trained": None, "none": ((0, 0, 0), (1, 1, 1)), "bytes": ((0, 0, 0), (1 / 255,) * 3),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "bgr": None}
@@ -23,26 +33,6 @@ ALTER = """npresnet.app.alter({
   edits: {mirror: v.mirror, turn: v.turn, marks: v.marks}, size: v.size,
   normalisation: v.normalisation,
   change: {off: new Set(v.off), rawProjection: v.raw, normedIdentity: v.normed}})"""
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(shipped_page(), "utf-8")
-    with chromium() as browser:
-        yield Explorer(browser, path.as_uri())
-
-
-@pytest.fixture
-def explorer(opened):
-    """The same page for all of these tests, without what the one before did."""
-    yield opened
-    opened.put_back()
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return npresnet.create_model("demo", pretrained=True, backend="numpy")
 
 
 def run_block(block, x, raw: bool, normed: bool, off: bool):
@@ -216,8 +206,7 @@ def test_a_cover_that_is_only_held(explorer, demo):
     change = dict(off=[], raw=False, normed=False)
     config = npresnet.data.resolve_model_data_config(demo)
     x = (pixels / np.float32(255) - np.float32(config["mean"])) / np.float32(config["std"])
-    want = by_hand(demo, x.astype(np.float32).transpose(2, 0, 1)[None], change)["head.fc"].ravel()
-    assert np.abs(held - want).max() <= LOGITS * np.abs(want).max()
+    agrees(held, by_hand(demo, x.astype(np.float32).transpose(2, 0, 1)[None], change)["head.fc"])
     assert explorer.do("npresnet.app.altered") is False
     explorer.page.mouse.move(0, 0)
     assert np.array_equal(explorer.run("npresnet.app.newest"), before)

@@ -10,11 +10,21 @@ import threading
 import numpy as np
 import pytest
 from cli_helpers import run
-from explorer_browser import Explorer, chromium, encoded, prepared, shipped_page
+from explorer_browser import (
+    Explorer,
+    agrees,
+    browser_fixture,
+    demo_fixture,
+    encoded,
+    folder_fixture,
+    prepared,
+    saved,
+    shared_fixture,
+    url_fixture,
+)
 from helpers import awkward_picture
 from PIL import Image
 
-import npresnet
 from npresnet.explorer import make_page
 from npresnet.explorer.page import PHOTO
 
@@ -22,39 +32,7 @@ pytestmark = pytest.mark.slow
 NAMES = ["<img src=x onerror=alert(1)>\"'&.png", "javascript:alert(1)%00{script}{data}.png"]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    found = tmp_path_factory.mktemp("explorer")
-    (found / "page.html").write_text(shipped_page(), "utf-8")
-    return found
-
-
-@pytest.fixture(scope="module")
-def shared(browser, folder):
-    """One page for tests that leave nothing behind."""
-    explorer = Explorer(browser, (folder / "page.html").as_uri())
-    yield explorer
-    assert explorer.said == []
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return npresnet.create_model("demo", pretrained=True, backend="numpy")
-
-
 # --- photographs ----------------------------------------------------------------------------------
-
-
-def saved(image: Image.Image, kind: str, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def photographs() -> dict[str, bytes]:
@@ -85,10 +63,8 @@ def test_the_page_has_the_picture_that_python_read(browser, tmp_path, demo, name
     pixels, x = prepared(demo, data)
     got = explorer.array("npresnet.app.cropped.data", np.uint8)
     assert np.array_equal(got, pixels.ravel()), f"{(got != pixels.ravel()).sum()} bytes differ"
-    want = demo(x)[0]
-    delta = np.abs(explorer.array("npresnet.app.logits") - want).max() / np.abs(want).max()
-    print(f"Δ of the logits: {delta:.1e}")
-    assert delta <= 5e-5 and explorer.said == []
+    agrees(explorer.array("npresnet.app.logits"), demo(x))
+    assert explorer.said == []
     explorer.page.close()
 
 
@@ -121,9 +97,8 @@ def test_a_photograph_opened_during_an_experiment(shared, demo):
                          "npresnet.app.edit({turn: 180}); npresnet.app.undo();"
                          "await photo; await first; await npresnet.app.newest; })()",
                          base64.b64encode(data).decode())
-        unaltered = shared.array("npresnet.app.unaltered.logits")
-        for logits in (got, unaltered):
-            assert np.abs(logits - want).max() <= 5e-5 * np.abs(want).max()
+        for logits in (got, shared.array("npresnet.app.unaltered.logits")):
+            agrees(logits, want)
         assert shared.do("npresnet.app.altered") is False
     shared.classify(PHOTO.read_bytes())
 

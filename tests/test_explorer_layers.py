@@ -2,50 +2,39 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from explorer_browser import Explorer, chromium, shipped_page
+from explorer_browser import (
+    browser_fixture,
+    folder_fixture,
+    narrow_model,
+    shared_fixture,
+    url_fixture,
+)
 from helpers import random_state
 from torch_twin import TorchResNetV2
 
-import npresnet
 from npresnet.graph import build_graph
-from npresnet.variants import VARIANTS
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def explorer(tmp_path_factory):
-    """One page, on which each test opens a network of its own."""
-    path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(shipped_page(), "utf-8")
-    with chromium() as browser:
-        found = Explorer(browser, path.as_uri())
-        yield found
-        assert found.said == []
-
-
-def open_narrow(explorer, tmp_path, monkeypatch, name: str, depths=None):
+def open_narrow(shared, tmp_path, monkeypatch, name: str, depths=None):
     """A narrow network of the family, opened in the page → (its variant, the model)."""
-    variant = replace(VARIANTS[name], name="narrow", width=0.125)
-    variant = replace(variant, depths=depths or variant.depths)
-    monkeypatch.setitem(VARIANTS, "narrow", variant)
-    model = npresnet.create_model("narrow", num_classes=7, backend="numpy")
+    variant, model = narrow_model(monkeypatch, name, depths)
     model.load_state_dict(random_state(build_graph(variant, num_classes=7).parameter_shapes(), 5))
     model.save(tmp_path / "narrow.safetensors")
-    explorer.open_weights(tmp_path / "narrow.safetensors")
+    shared.open_weights(tmp_path / "narrow.safetensors")
     return variant, model
 
 
 @pytest.mark.parametrize("name", ["resnetv2_34", "resnetv2_50d"])
-def test_receptive_fields(explorer, tmp_path, monkeypatch, name):
+def test_receptive_fields(shared, tmp_path, monkeypatch, name):
     """The pixels that a gradient reaches, where no weight is zero and nothing is cut off."""
-    variant, _ = open_narrow(explorer, tmp_path, monkeypatch, name, (1, 2, 1, 1))
-    layers = {row["path"]: row for row in explorer.do("npresnet.app.layers")}
+    variant, _ = open_narrow(shared, tmp_path, monkeypatch, name, (1, 2, 1, 1))
+    layers = {row["path"]: row for row in shared.do("npresnet.app.layers")}
     twin = TorchResNetV2((1, 2, 1, 1), basic=variant.block == "basic", stem=variant.stem,
                          avg=variant.avg_down, width=0.125, num_classes=7).double().eval()
     for parameter in twin.parameters():
@@ -99,20 +88,20 @@ def scale_and_shift(state: dict, path: str, channel: int) -> tuple[float, float]
     return scale, bias - mean * scale
 
 
-def test_the_sums_of_every_kind_of_layer(explorer, tmp_path, monkeypatch):
+def test_the_sums_of_every_kind_of_layer(shared, tmp_path, monkeypatch):
     """What is listed, cell by cell and summand by summand, is what NumPy finds."""
-    _, model = open_narrow(explorer, tmp_path, monkeypatch, "resnetv2_50t", (1, 2, 1, 1))
-    state, y, rng = model.state_dict(), explorer.trace(), np.random.default_rng(2)
-    y["pixels"] = explorer.array("npresnet.app.activations.get('pixels').data").reshape(3, 224, 224)
+    _, model = open_narrow(shared, tmp_path, monkeypatch, "resnetv2_50t", (1, 2, 1, 1))
+    state, y, rng = model.state_dict(), shared.trace(), np.random.default_rng(2)
+    y["pixels"] = shared.array("npresnet.app.activations.get('pixels').data").reshape(3, 224, 224)
     kinds, worst = set(), 0.0
-    for layer in explorer.do("npresnet.app.layers"):
+    for layer in shared.do("npresnet.app.layers"):
         path, kind, shape = layer["path"], layer["kind"], layer["shape"]
         kinds.add(kind)
         place = [int(rng.integers(n)) for n in shape]
         if rng.integers(2):
             place[1:] = [0, shape[2] - 1]                         # a corner, with its padding
         channel, row, column = place
-        said = explorer.page.evaluate(ASK, dict(path=path, channel=channel, row=row,
+        said = shared.page.evaluate(ASK, dict(path=path, channel=channel, row=row,
                                                 column=column))
         shown, x = y[path][channel, row, column], y[layer["inputs"][0]]
         if kind in ("conv", "classifier", "block"):

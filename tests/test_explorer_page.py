@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import run
-from explorer_browser import Explorer, chromium, encoded, prepared, shipped_page
+from explorer_browser import (
+    Explorer,
+    agrees,
+    browser_fixture,
+    demo_fixture,
+    encoded,
+    explorer_fixture,
+    folder_fixture,
+    opened_fixture,
+    prepared,
+    url_fixture,
+)
 from helpers import awkward_picture
 from PIL import Image
 
@@ -19,7 +30,6 @@ from npresnet.explorer import make_page
 from npresnet.explorer.page import HERE, PAGE, PHOTO, WORKER
 
 MODULES = {name: (HERE / f"{name}.js").read_text("utf-8") for name in {*PAGE, *WORKER}}
-LIMIT = 5e-5
 TOLD = """new Promise((resolve) => {
   const told = document.querySelector("#tour-panel [aria-live]");
   new MutationObserver(() => resolve(told.textContent)).observe(told, { childList: true });
@@ -87,42 +97,6 @@ def test_a_large_photograph_still_fits():
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(shipped_page(), "utf-8")
-    return path.as_uri()
-
-
-@pytest.fixture(scope="module")
-def opened(browser, url):
-    return Explorer(browser, url)
-
-
-@pytest.fixture
-def explorer(opened):
-    """The same page for all of these tests, without what the one before did."""
-    yield opened
-    opened.put_back()
-
-
-@pytest.fixture(scope="module")
-def demo():
-    return npresnet.create_model("demo", pretrained=True, backend="numpy")
-
-
-def agrees(got: np.ndarray, want: np.ndarray) -> None:
-    delta = np.abs(got - want.ravel()).max() / np.abs(want).max()
-    print(f"Δ of the logits: {delta:.1e}")
-    assert delta <= LIMIT
 
 
 def set_control(explorer, name: str, value) -> np.ndarray:

@@ -7,24 +7,18 @@ import struct
 
 import numpy as np
 import pytest
-from explorer_browser import Explorer, chromium, shipped_page
+from explorer_browser import (
+    browser_fixture,
+    folder_fixture,
+    shared_fixture,
+    url_fixture,
+)
 
 import npresnet
 from npresnet.demo import WEIGHTS
 from npresnet.explorer.page import PHOTO
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """One page: what is refused leaves nothing behind."""
-    path = tmp_path_factory.mktemp("explorer") / "page.html"
-    path.write_text(shipped_page(), "utf-8")
-    with chromium() as browser:
-        explorer = Explorer(browser, path.as_uri())
-        yield explorer
-        assert explorer.said == []
 
 
 def parts() -> tuple[dict, bytes]:
